@@ -1,0 +1,1 @@
+"""From YFCC100M's metadata to sealed WebDataset shards. Never imports torch or slip."""

@@ -1,0 +1,142 @@
+"""Settings of training; the command line of `slip train` is read from them, with recipes as starting points.
+
+Everything that decides the result of a run stands here and is stored in its checkpoints. What differs between
+machines (world size, rank, device) does not: see `slip.distributed`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.errors import ConfigError
+
+ObjectiveName = Literal["clip", "simclr", "slip"]
+TowerName = Literal["tiny", "vits16", "vitb16", "vitl16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which samples a step sees, and how they get there."""
+
+    manifest: str = "data/yfcc15m-sample/manifest.json"
+    """Path or URL of the data set's manifest, written by pipeline/build_yfcc15m.py."""
+    lanes: int = 0
+    """Ordered streams an epoch is cut into; must divide the global batch and be a multiple of the world size.
+    0 = the largest divisor of the global batch that is at most 256."""
+    shuffle_window: int = 128
+    """Samples of a lane that are shuffled together (one ranged read each)."""
+    workers: int = 2
+    """Threads per process that decode and augment."""
+    prefetch_batches: int = 2
+    """Batches prepared ahead of the one in use."""
+    max_damaged: int = 0
+    """Damaged samples tolerated (skipped, replaced, counted) before the run stops."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Shape of the towers. The text tower follows the image tower: tiny for `tiny`, else as published."""
+
+    tower: TowerName = "vitb16"
+    """Image tower: tiny (for demonstrations), or as published vits16 (MoCo v3's form: 12 heads), vitb16, vitl16."""
+    image_size: int = 224
+    """Side of the square crops in pixels."""
+    context_length: int = 77
+    """Tokens a caption is cut to, start and end token included."""
+    ssl_hidden: int = 4096
+    """Width of the SSL head's two hidden layers."""
+    ssl_dim: int = 256
+    """Width of the SSL embedding."""
+    embed_dim: int = 512
+    """Width of the shared image-text embedding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveConfig:
+    """What is minimised."""
+
+    name: ObjectiveName = "slip"
+    """clip = image-text contrast, simclr = contrast of two views, slip = clip + ssl_scale * simclr."""
+    ssl_scale: float = 1.0
+    """Weight of the SSL term in slip."""
+    ssl_temperature: float = 0.1
+    """Temperature of the SSL term."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """AdamW with the published schedule: linear warm-up, then cosine, both counted in samples."""
+
+    global_batch: int = 4096
+    """Samples per optimizer step, over all ranks; must be a multiple of the world size."""
+    epochs: float = 25.0
+    """Passes over the manifest; a fraction ends within one."""
+    lr: float = 3e-3
+    """Peak learning rate."""
+    lr_start: float = 1e-6
+    """Learning rate at the first step."""
+    lr_end: float = 1e-5
+    """Learning rate at the last step."""
+    warmup_epochs: float = 1.0
+    """Epochs of linear warm-up."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of parameters that are neither vectors nor named bias, ln or bn."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decay rates of the two moments."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """Zero-shot evaluation during training."""
+
+    zeroshot: str | None = None
+    """Folder or URL of a labelled set in CLIP_benchmark's WebDataset layout (classnames.txt,
+    zeroshot_classification_templates.txt, test/nshards.txt, test/0.tar ...). None: no evaluation."""
+    every_epochs: int = 1
+    """Evaluate at the end of every N-th epoch, and always at the end of training."""
+    batch: int = 256
+    """Pictures per forward pass and process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Train CLIP, SimCLR or SLIP on sealed shards. Run the same command again to resume."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    output: str = "runs/slip"
+    """Folder or URL of the run: config.json, metrics.jsonl, tensorboard/, checkpoints/."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the towers; auto = bf16 on a GPU, fp32 on a CPU. Losses are always float32."""
+    seed: int = 0
+    """Seed of initialisation, sample order, caption choice and augmentation."""
+    log_every: int = 10
+    """Steps between log lines and metrics records."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; one is also written at the end and on SIGTERM or SIGUSR2."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept."""
+    max_steps: int | None = None
+    """Stop (with a checkpoint) after this many steps in all; the schedule is not changed by it."""
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("--optim.global-batch", self.optim.global_batch),
+            ("--data.shuffle-window", self.data.shuffle_window),
+            ("--data.workers", self.data.workers),
+            ("--log-every", self.log_every),
+            ("--checkpoint-every", self.checkpoint_every),
+            ("--keep-checkpoints", self.keep_checkpoints),
+        ):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1")
+        if self.optim.epochs <= 0:
+            raise ConfigError(f"--optim.epochs is {self.optim.epochs}; it must be positive")
+        if self.eval.zeroshot is not None and self.objective.name == "simclr":
+            raise ConfigError("--eval.zeroshot with objective simclr: zero-shot evaluation needs a text tower")

@@ -1,0 +1,1 @@
+"""From a manifest to batches: plan, ranged reads, decoding, augmentation, tokens."""

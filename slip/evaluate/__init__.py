@@ -1,0 +1,1 @@
+"""Evaluation of a trained model: so far zero-shot transfer."""

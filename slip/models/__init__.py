@@ -1,0 +1,1 @@
+"""Image and text towers, heads, and the models built of them, by their published names."""
