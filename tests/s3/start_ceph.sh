@@ -43,7 +43,8 @@ admin socket = $D/run/\$name.asok
 log file = $D/log/\$name.log
 pid file = $D/run/\$name.pid
 [client.rgw.a]
-rgw frontends = beast endpoint=127.0.0.1:$P
+# without tcp_nodelay a small ranged read waits 40 ms for an acknowledgement
+rgw frontends = beast endpoint=127.0.0.1:$P tcp_nodelay=1
 rgw enable usage log = false
 rgw dns name = localhost
 rgw thread pool size = 64

@@ -1,0 +1,132 @@
+"""S3 buckets as fsspec file systems: obstore moves the bytes, botocore finds out who and where.
+
+Credentials, region and endpoint are looked up as the AWS tools do (environment, ~/.aws, roles), so what
+works with `aws s3` works here. Without credentials requests go unsigned, which public buckets accept.
+obstore's clients do not survive a fork: start processes that use a store by "spawn".
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from fsspec import AbstractFileSystem
+
+from pipeline.errors import ConfigError, StoreError
+
+# A read that stalls is given up and repeated after this long; an upload sends up to twelve parts of 5 MiB
+# at once, which a slow line must get through in one time-out.
+READ_TIMEOUT_S = 30
+UPLOAD_TIMEOUT_S = 300
+CONNECT_TIMEOUT_S = 5
+MAX_RETRIES = 5
+RETRY_BUDGET_S = 60
+
+# obstore asks again five minutes before this is over; botocore keeps what it hands out valid for ten.
+_CREDENTIALS_TTL = timedelta(minutes=10)
+
+_lookup_lock = threading.Lock()
+_users: set[int] = set()
+"""The process that opened buckets, and after a fork its child."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """One bucket, ready to use."""
+
+    filesystem: AbstractFileSystem
+    endpoint: str
+    """Where requests go, for messages."""
+    anonymous: bool
+
+
+class _Credentials:
+    """What obstore calls for credentials: hands on botocore's, refreshed when they are about to expire."""
+
+    def __init__(self, credentials: Any) -> None:
+        self._credentials = credentials
+
+    def __call__(self) -> dict[str, Any]:
+        frozen = self._credentials.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + _CREDENTIALS_TTL,
+        }
+
+
+def _client_options(endpoint: str | None, ca_bundle: str | None, *, upload: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "timeout": f"{UPLOAD_TIMEOUT_S if upload else READ_TIMEOUT_S}s",
+        "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
+        "allow_http": (endpoint or "").startswith("http://"),
+    }
+    if ca_bundle and Path(ca_bundle).is_file():
+        options["root_certificate"] = Path(ca_bundle).read_bytes()
+    return options
+
+
+def open_bucket(bucket: str, *, upload: bool) -> Bucket:
+    """Connect to a bucket; nothing is sent yet, so a wrong name or key shows at the first use."""
+    try:
+        import botocore.session
+        from botocore.configprovider import ConfiguredEndpointProvider
+        from botocore.exceptions import BotoCoreError
+        from obstore.fsspec import FsspecStore
+    except ImportError as error:
+        raise ConfigError(
+            f"s3://{bucket}: reading and writing S3 needs a package that is not installed ({error}); "
+            "pip install 'yfcc15m-slip[s3]'"
+        ) from error
+
+    _users.add(os.getpid())
+    if len(_users) > 1:  # it would wait for ever for threads that only the parent has
+        raise StoreError(
+            f"s3://{bucket}: this process was forked from one that had used S3 already; start it with the "
+            'multiprocessing context "spawn"'
+        )
+    try:
+        with _lookup_lock:  # botocore's session is not safe to share while it resolves
+            session = botocore.session.get_session()
+            credentials = session.get_credentials()
+            region = session.get_config_variable("region") or "us-east-1"
+            ca_bundle = session.get_config_variable("ca_bundle")
+            endpoint = ConfiguredEndpointProvider(
+                full_config=session.full_config, scoped_config=session.get_scoped_config(), client_name="s3"
+            ).provide()
+    except BotoCoreError as error:
+        raise StoreError(f"s3://{bucket}: the AWS settings cannot be used: {error}; correct ~/.aws or AWS_*") from error
+    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+        raise StoreError(
+            f"s3://{bucket}: the endpoint is {endpoint!r}; AWS_ENDPOINT_URL must start with https:// or http://"
+        )
+
+    settings: dict[str, Any] = {"region": region}
+    if endpoint is not None:
+        # Servers other than Amazon's rarely have a DNS name per bucket.
+        settings |= {"endpoint": endpoint.rstrip("/"), "virtual_hosted_style_request": False}
+    if credentials is None:
+        settings["skip_signature"] = True
+    connect: Any = FsspecStore  # its overloads list every setting of every cloud, fsspec's own left out
+    filesystem = connect(
+        "s3",
+        config=settings,
+        client_options=_client_options(endpoint, ca_bundle, upload=upload),
+        retry_config={
+            "max_retries": MAX_RETRIES,
+            "retry_timeout": timedelta(seconds=RETRY_BUDGET_S),
+            "backoff": {
+                "init_backoff": timedelta(milliseconds=200),
+                "max_backoff": timedelta(seconds=10),
+                "base": 2,
+            },
+        },
+        credential_provider=None if credentials is None else _Credentials(credentials),
+        skip_instance_cache=True,
+    )
+    return Bucket(filesystem=filesystem, endpoint=endpoint or f"Amazon S3 ({region})", anonymous=credentials is None)

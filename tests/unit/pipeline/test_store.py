@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import s3, store
+from pipeline.errors import ConfigError, StoreError
+
+
+@pytest.fixture(params=["local", "memory"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}/store"
+
+
+@pytest.mark.parametrize(
+    ("base", "names", "expected"),
+    [
+        ("s3://b", ["k"], "s3://b/k"),
+        ("s3://b/x/", ["y", "z.tar"], "s3://b/x/y/z.tar"),
+        ("memory://", ["a"], "memory://a"),
+        ("file:///", ["a"], "file:///a"),
+        ("/", ["a"], "/a"),
+        ("a/b", ["c"], "a/b/c"),
+        ("a//", ["c"], "a/c"),
+    ],
+)
+def test_join(base: str, names: list[str], expected: str) -> None:
+    assert store.join(base, *names) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://b/x/a.tar", "s3://b/x"),
+        ("s3://b/a.tar", "s3://b"),
+        ("s3://b", "s3://b"),
+        ("/x/a.tar", "/x"),
+        ("/a.tar", "/"),
+        ("a.tar", "."),
+        ("x/y/", "x"),
+        ("file:///a", "file:///"),
+    ],
+)
+def test_parent(url: str, expected: str) -> None:
+    assert store.parent(url) == expected
+
+
+def test_is_local() -> None:
+    assert [store.is_local(url) for url in ("a/b", "/a", "file:///a", "s3://b/k", "memory://x")] == [True] * 3 + [
+        False
+    ] * 2
+
+
+def test_what_is_written_can_be_read(base: str, tmp_path: Path) -> None:
+    data = os.urandom(10_000)
+    (tmp_path / "source").write_bytes(data)
+    store.check_writable(base)
+    assert store.list_names(base) == []
+    store.write_bytes(store.join(base, "deep", "a.bin"), data)
+    store.put_file(tmp_path / "source", store.join(base, "deep", "b.bin"))
+    for name in ("a.bin", "b.bin"):
+        url = store.join(base, "deep", name)
+        assert store.read_bytes(url) == data
+        assert store.read_range(url, 9_000, 1_000) == data[9_000:]
+        assert store.read_range(url, 17, 0) == b""
+        assert store.size(url) == 10_000
+        assert store.exists(url)
+    assert store.list_names(base) == ["deep"]
+    assert store.list_names(store.join(base, "deep")) == ["a.bin", "b.bin"]
+    assert store.exists(store.join(base, "deep"))
+    assert store.size(store.join(base, "deep")) is None
+    store.write_bytes(store.join(base, "deep", "a.bin"), b"new")
+    assert store.read_bytes(store.join(base, "deep", "a.bin")) == b"new"
+    store.delete(store.join(base, "deep", "a.bin"))
+    store.delete(store.join(base, "deep", "a.bin"))
+    assert store.list_names(store.join(base, "deep")) == ["b.bin"]
+
+
+def test_what_is_missing_says_so(base: str) -> None:
+    url = store.join(base, "none.bin")
+    assert not store.exists(url)
+    assert store.size(url) is None
+    assert store.list_names(url) == []
+    with pytest.raises(StoreError, match=r"none\.bin: cannot read.* does not exist"):
+        store.read_bytes(url)
+    with pytest.raises(StoreError, match=r"none\.bin: cannot read 5 bytes at offset 3.*does not exist"):
+        store.read_range(url, 3, 5)
+
+
+@pytest.mark.parametrize("start", [8, 10, 1000])
+def test_a_range_past_the_end_is_an_error_at_once(base: str, start: int) -> None:
+    url = store.join(base, "a.bin")
+    store.write_bytes(url, b"0123456789")
+    with pytest.raises(StoreError, match=rf"a\.bin: cannot read 5 bytes at offset {start}: .*the file has 10"):
+        store.read_range(url, start, 5)
+
+
+def test_a_failed_write_leaves_the_old_content_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(tmp_path / "a.bin")
+    store.write_bytes(url, b"old")
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    writes: list[Callable[[], None]] = [
+        lambda: store.write_bytes(url, b"new"),
+        lambda: store.put_file(url, str(tmp_path / "b.bin")),
+    ]
+    for write in writes:
+        with pytest.raises(StoreError, match=r"\.bin: cannot write: No space left on device; the disk is full"):
+            write()
+    assert os.listdir(tmp_path) == ["a.bin"]
+    assert (tmp_path / "a.bin").read_bytes() == b"old"
+
+
+def test_a_writer_killed_half_way_is_never_visible_and_cleaned_up_by_the_next(tmp_path: Path) -> None:
+    url = str(tmp_path / "a.bin")
+    store.write_bytes(url, b"old")
+    program = (
+        "import os, signal\nfrom pipeline import store\n"
+        "os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"store.write_bytes({url!r}, b'new')\n"
+    )
+    root = Path(__file__).parents[3]
+    assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == -9
+    assert store.read_bytes(url) == b"old"
+    assert len(os.listdir(tmp_path)) == 2
+    store.write_bytes(url, b"newer")
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_failed_remote_write_leaves_the_old_content_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = f"memory://{uuid.uuid4().hex}"
+    url = store.join(base, "a.bin")
+    store.write_bytes(url, b"old")
+    filesystem, _ = store.filesystem(url)
+
+    def torn(path: str, value: bytes, **kwargs: Any) -> None:
+        with filesystem.open(path, "wb") as file:
+            file.write(value[:1])
+        raise ConnectionResetError("Connection reset by peer")
+
+    monkeypatch.setattr(filesystem, "pipe_file", torn)
+    with pytest.raises(StoreError, match="cannot be reached"):
+        store.write_bytes(url, b"new")
+    assert store.read_bytes(url) == b"old"
+    assert store.list_names(base) == ["a.bin"]
+
+
+def test_a_copy_that_ends_short_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").write_bytes(b"0123456789")
+    url = f"memory://{uuid.uuid4().hex}/a.bin"
+    filesystem, _ = store.filesystem(url)
+    monkeypatch.setattr(filesystem, "put_file", lambda local, path: filesystem.pipe_file(path, b"012"))
+    with pytest.raises(StoreError, match="has 3 bytes after writing 10"):
+        store.put_file(tmp_path / "source", url)
+
+
+@pytest.mark.parametrize("act", ["write_bytes", "check_writable", "put_file"])
+def test_a_folder_that_is_a_file(tmp_path: Path, act: str) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    url = str(tmp_path / "file" / "below")
+    actions: dict[str, Any] = {
+        "write_bytes": lambda: store.write_bytes(url, b"x"),
+        "check_writable": lambda: store.check_writable(url),
+        "put_file": lambda: store.put_file(tmp_path / "file", url),
+    }
+    with pytest.raises(StoreError, match=rf"{url}: cannot write: .*a file stands where a folder is needed"):
+        actions[act]()
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_local_source_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"nowhere: cannot read"):
+        store.put_file(tmp_path / "nowhere", str(tmp_path / "b"))
+
+
+def test_unknown_kinds_of_url() -> None:
+    with pytest.raises(StoreError, match=r"^nosuch://x/y: cannot open .*Protocol not known"):
+        store.read_bytes("nosuch://x/y")
+    with pytest.raises(StoreError, match=r"the bucket's name is missing"):
+        store.read_bytes("s3://")
+
+
+def test_a_read_that_falters_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"memory://{uuid.uuid4().hex}/a.bin"
+    store.write_bytes(url, b"0123456789")
+    filesystem, _ = store.filesystem(url)
+    real, answers = filesystem.cat_file, iter(["reset", "short", "reset", "good"])
+
+    def faltering(path: str, start: int, end: int) -> bytes:
+        answer = next(answers)
+        if answer == "reset":
+            raise ConnectionResetError("Connection reset by peer")
+        return bytes(real(path, start=start, end=end if answer == "good" else end - 1))
+
+    pauses: list[float] = []
+    monkeypatch.setattr(filesystem, "cat_file", faltering)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    assert store.read_range(url, 2, 5) == b"23456"
+    assert len(pauses) == 3
+    assert pauses[2] > pauses[0] / 3 * 2 * 0.5  # each pause is drawn from a range twice the last one's
+
+
+def test_a_read_that_keeps_failing_gives_up_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"memory://{uuid.uuid4().hex}/a.bin"
+    store.write_bytes(url, b"0123456789")
+    filesystem, _ = store.filesystem(url)
+    now = [0.0]
+
+    def failing(path: str, start: int, end: int) -> bytes:
+        raise ConnectionResetError("Connection reset by peer")
+
+    def sleep(pause_s: float) -> None:
+        now[0] += pause_s
+
+    monkeypatch.setattr(filesystem, "cat_file", failing)
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with pytest.raises(StoreError, match=r"a\.bin: cannot read 5 bytes at offset 2: .*cannot be reached"):
+        store.read_range(url, 2, 5)
+    assert 30 < now[0] < store.RANGE_BUDGET_S + 15
+
+
+def test_bugs_are_not_dressed_as_store_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"memory://{uuid.uuid4().hex}/a.bin"
+    filesystem, _ = store.filesystem(url)
+
+    def bug(path: str) -> bytes:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(filesystem, "cat_file", bug)
+    with pytest.raises(TypeError):
+        store.read_bytes(url)
+
+
+def test_many_threads_write_the_same_file(tmp_path: Path) -> None:
+    url = str(tmp_path / "a.bin")
+    contents = [bytes([i]) * 100_000 for i in range(8)]
+    threads = [threading.Thread(target=store.write_bytes, args=(url, content)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.read_bytes(url) in contents
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """No AWS settings but the test's own."""
+    pytest.importorskip("obstore")
+    pytest.importorskip("botocore")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(store, "_buckets", {})
+    monkeypatch.setattr(s3, "_users", set())
+    return monkeypatch
+
+
+def test_s3_without_its_packages_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_buckets", {})
+    for module in ("obstore.fsspec", "botocore.session"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=r"pip install 'yfcc15m-slip\[s3\]'"):
+        store.read_bytes("s3://bucket/key")
+
+
+def test_s3_without_credentials_reads_unsigned_and_refuses_to_write(aws: pytest.MonkeyPatch) -> None:
+    assert s3.open_bucket("bucket", upload=False).anonymous
+    with pytest.raises(StoreError, match=r"s3://bucket/key: cannot write: no AWS credentials were found"):
+        store.write_bytes("s3://bucket/key", b"x")
+
+
+def test_s3_settings_come_from_a_profile_as_with_the_aws_tools(aws: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("[profile mine]\nregion = eu-west-3\nendpoint_url = http://127.0.0.1:9\n")
+    (tmp_path / "credentials").write_text("[mine]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    aws.setenv("AWS_PROFILE", "mine")
+    bucket = s3.open_bucket("bucket", upload=True)
+    assert (bucket.endpoint, bucket.anonymous) == ("http://127.0.0.1:9", False)
+    aws.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:10")
+    assert s3.open_bucket("bucket", upload=True).endpoint == "http://127.0.0.1:10"
+
+
+def test_s3_settings_that_cannot_be_used(aws: pytest.MonkeyPatch) -> None:
+    aws.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
+    with pytest.raises(StoreError, match=r"endpoint is '127.0.0.1:9000'.*must start with https"):
+        store.read_bytes("s3://bucket/key")
+    aws.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(StoreError, match=r"profile \(nobody\) could not be found"):
+        store.read_bytes("s3://bucket/key")
+
+
+def test_s3_that_nobody_serves_fails_in_seconds(aws: pytest.MonkeyPatch) -> None:
+    aws.setattr(s3, "MAX_RETRIES", 1)
+    aws.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    aws.setenv("AWS_ACCESS_KEY_ID", "a")
+    aws.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    with pytest.raises(StoreError, match=r"^s3://bucket/p: cannot write at http://127.0.0.1:9: .*cannot be reached"):
+        store.check_writable("s3://bucket/p")
+
+
+def test_s3_in_a_forked_process_is_an_error_instead_of_a_wait_for_ever(aws: pytest.MonkeyPatch) -> None:
+    aws.setattr(s3, "_users", {os.getpid() + 1})
+    with pytest.raises(StoreError, match=r"s3://bucket: this process was forked .*spawn"):
+        store.read_bytes("s3://bucket/key")
