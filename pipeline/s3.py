@@ -7,6 +7,7 @@ obstore's clients do not survive a fork: start processes that use a store by "sp
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ def open_bucket(bucket: str, *, upload: bool) -> Bucket:
             'multiprocessing context "spawn"'
         )
     try:
+        # It logs at INFO where it found the keys, once for every bucket.
+        logging.getLogger("botocore").setLevel(logging.WARNING)
         with _lookup_lock:  # botocore's session is not safe to share while it resolves
             session = botocore.session.get_session()
             credentials = session.get_credentials()

@@ -157,7 +157,7 @@ def main() -> None:
         parser.add_argument(f"--{fault}", type=float, default=0.0, help="share of the URLs (0 to 1)")
     parser.add_argument("--slow-s", type=float, default=3.0)
     server = StandIn(parser.parse_args())
-    print(f"serving {len(server.photos)} photographs on http://{server.args.host}:{server.args.port}", flush=True)
+    print(f"serving {len(server.photos)} photographs on http://{server.args.host}:{server.server_port}", flush=True)
     server.serve_forever()
 
 
