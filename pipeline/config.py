@@ -27,8 +27,8 @@ class BuildConfig:
     output: str = DEFAULT_OUTPUT
     """Folder or URL (s3://bucket/prefix, or anything fsspec knows) for shards, manifest and report."""
     work: str | None = None
-    """Local folder for intermediate files. Default: `_work` beside a local output, else a folder in ~/.cache named
-    after the output."""
+    """Local folder for intermediate files. Default: OUTPUT_work for a local output, else a folder in ~/.cache/yfcc15m
+    named after the output."""
     source: Literal["flickr", "local"] = "flickr"
     """Where pictures come from: flickr = the rows' download URLs, local = files or bytes named by --metadata."""
     stage: Literal["all", "select", "fetch", "seal", "report"] = "all"
@@ -40,7 +40,7 @@ class BuildConfig:
     threads: int = 32
     """Concurrent downloads in each process."""
     timeout_s: float = 15.0
-    """Seconds a download may take before the attempt counts as failed."""
+    """Seconds without a byte after which a download counts as failed."""
     retries: int = 3
     """Further attempts after a failed download."""
     min_side: int = 16
@@ -58,6 +58,8 @@ class BuildConfig:
             )
         if self.subset_list is not None and not self.metadata:
             raise ConfigError("--subset-list is given without --metadata: name the metadata file too")
+        if self.source == "local" and self.subset_list is not None:
+            raise ConfigError("--source local takes every row of your table; leave out --subset-list")
         if self.source == "local" and not self.metadata:
             raise ConfigError("--source local needs --metadata: a Parquet table naming your pictures")
         for name in ("samples_per_shard", "processes", "threads", "min_side", "max_pixels"):

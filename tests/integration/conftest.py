@@ -1,0 +1,124 @@
+"""Real services for the integration tests: Ceph's S3 gateway, a Slurm cluster, a faulty photograph server.
+
+On a laptop a missing service skips the tests that need it; under CI (CI=true) it fails them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CEPH_PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool")
+SLURM_PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
+SBIN = ":/usr/sbin:/sbin"
+
+
+def require(programs: tuple[str, ...], how: str) -> None:
+    missing = [p for p in programs if shutil.which(p, path=os.environ["PATH"] + SBIN) is None]
+    if missing:
+        message = f"not installed: {', '.join(missing)}; {how}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+def free_port(count: int = 1) -> int:
+    """The first of `count` consecutive free ports."""
+    for port in range(20000 + os.getpid() % 1000 * 10, 60000, count):
+        try:
+            for offset in range(count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port + offset))
+        except OSError:
+            continue
+        return port
+    raise RuntimeError("no free port")
+
+
+def wait_for_http(url: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2).close()
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a running S3 server; the keys are testkey / testsecret."""
+    require(CEPH_PROGRAMS, "apt-get install radosgw ceph-mon ceph-osd ceph-mgr")
+    folder = tmp_path_factory.mktemp("ceph")
+    port = free_port(2)
+    started = subprocess.run(
+        [str(ROOT / "tests/s3/start_ceph.sh"), str(folder), str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    pids = [int(pid) for pid in started.stdout.split()]
+    try:
+        wait_for_http(f"http://127.0.0.1:{port}/", 60)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3_env(s3_endpoint: str) -> dict[str, str]:
+    """Environment in which any S3 client reaches the server."""
+    return os.environ | {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "testkey",
+        "AWS_SECRET_ACCESS_KEY": "testsecret",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "no_proxy": "127.0.0.1,localhost",
+    }
+
+
+@pytest.fixture(scope="session")
+def s3_bucket(s3_env: dict[str, str]) -> str:
+    """URL of an empty bucket on the server."""
+    make = "import botocore.session as b; b.get_session().create_client('s3').create_bucket(Bucket='yfcc')"
+    subprocess.run([sys.executable, "-c", make], env=s3_env, check=True, timeout=60)
+    return "s3://yfcc"
+
+
+@pytest.fixture(scope="session")
+def slurm_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment in which sbatch, squeue and srun talk to a running cluster of four nodes."""
+    require(SLURM_PROGRAMS, "tests/cluster/cluster.sh install")
+    cluster = str(ROOT / "tests/cluster/cluster.sh")
+    env = os.environ | {
+        "SLURM_TEST_DIR": str(tmp_path_factory.mktemp("slurm")),
+        "SLURM_TEST_ACCT": "none",
+        "SLURM_TEST_PORT": str(free_port(8)),
+    }
+    subprocess.run([cluster, "start"], env=env, check=True, timeout=120)
+    try:
+        yield env | {"SLURM_CONF": env["SLURM_TEST_DIR"] + "/slurm.conf"}
+    finally:
+        subprocess.run([cluster, "stop"], env=env, check=True, timeout=60)

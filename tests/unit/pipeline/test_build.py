@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline import build as build_module
+from pipeline.build import work_folder
+from pipeline.build_yfcc15m import main
+from pipeline.config import BuildConfig
+from pipeline.manifest import load_manifest
+from pipeline.records import Reason
+
+NUM_ROWS = 40
+SCRIPT = Path(__file__).resolve().parents[3] / "pipeline" / "build_yfcc15m.py"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Forty pictures with captions; five of them are missing, one is text."""
+    pictures: list[bytes | None] = []
+    for i in range(NUM_ROWS):
+        out = io.BytesIO()
+        Image.new("RGB", (32 + i, 24), (i, 99, 7)).save(out, "JPEG")
+        pictures.append(None if i % 8 == 5 else b"no picture" if i == 0 else out.getvalue())
+    captions = [f"A photograph of boat number {i} in the <harbour>" for i in range(NUM_ROWS)]
+    path = tmp_path / "mine.parquet"
+    pq.write_table(pa.table({"image": pa.array(pictures, pa.binary()), "caption": captions}), path)
+    return path
+
+
+def arguments(table: Path, *more: str) -> list[str]:
+    output = str(table.parent / "out")
+    fixed = ["--source", "local", "--metadata", str(table), "--output", output, "--samples-per-shard", "16"]
+    return [*fixed, "--processes", "1", *more]
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_build_then_the_same_again_changes_nothing(table: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert main(arguments(table)) == 0
+    output = table.parent / "out"
+    manifest = load_manifest(str(output))
+    assert manifest.funnel["rows"] == NUM_ROWS
+    assert manifest.num_samples == NUM_ROWS - 6
+    assert {k: v for k, v in manifest.funnel["rejected"].items() if v} == {"missing_file": 5, "not_an_image": 1}
+    assert sum(shard.num_samples for shard in manifest.shards) == manifest.num_samples
+    assert manifest.sha256 in caplog.text
+    before = contents(table.parent)
+    assert main(arguments(table)) == 0
+    assert contents(table.parent) == before
+
+
+def test_stages_one_by_one_give_the_same_bytes(table: Path, tmp_path: Path) -> None:
+    for stage in ("select", "fetch", "seal", "report"):
+        assert main(arguments(table, "--stage", stage)) == 0
+    output = table.parent / "out"
+    staged = {name: data for name, (data, _) in contents(output).items()}
+    again = arguments(table)
+    again[again.index(str(output))] = str(tmp_path / "elsewhere" / "out")
+    assert main(again) == 0
+    assert {name: data for name, (data, _) in contents(tmp_path / "elsewhere" / "out").items()} == staged
+
+
+@pytest.mark.parametrize("stage", ["fetch", "seal", "report"])
+def test_a_stage_too_early_says_so(stage: str, table: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(arguments(table, "--stage", stage)) == 1
+    assert len(caplog.records) == 1
+    assert caplog.records[0].exc_info is None
+
+
+def test_other_settings_in_the_same_folder_are_refused(table: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(arguments(table, "--stage", "select")) == 0
+    assert main(arguments(table, "--stage", "select", "--min-side", "20")) == 2
+    assert "min_side was 16, is 20" in caplog.text
+    assert "--work" in caplog.text
+    assert main(arguments(table, "--stage", "select", "--threads", "3", "--max-rejected", "0.9")) == 0
+
+
+def test_a_changed_metadata_file_is_refused(table: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(arguments(table, "--stage", "select")) == 0
+    pq.write_table(pq.read_table(table).slice(0, 30), table)
+    assert main(arguments(table)) == 2
+    assert "metadata_bytes" in caplog.text
+
+
+def test_two_builds_at_once_are_refused(table: Path, caplog: pytest.LogCaptureFixture) -> None:
+    work = work_folder(BuildConfig(output=str(table.parent / "out")))
+    work.mkdir()
+    with (work / "lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert main(arguments(table)) == 2
+    assert "another build" in caplog.text
+
+
+def test_too_many_rejections_end_with_3_and_without_a_manifest(table: Path) -> None:
+    assert main(arguments(table, "--max-rejected", "0.1")) == 3
+    assert not (table.parent / "out" / "manifest.json").exists()
+    assert main(arguments(table, "--max-rejected", "0.5")) == 0
+
+
+def test_too_many_rejections_end_the_fetching(
+    table: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(build_module, "LIMIT_FROM_ROWS", 16)
+    assert main(arguments(table, "--max-rejected", "0.1")) == 3
+    assert "fetched so far" in caplog.text
+    assert Reason.MISSING_FILE in caplog.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--no-such-flag"],
+        ["--samples-per-shard", "many"],
+        ["--samples-per-shard", "0"],
+        ["--metadata", "rows.tsv"],
+        ["--subset-list", "list.tsv"],
+        ["--source", "local"],
+        ["--stage", "nonsense"],
+    ],
+)
+def test_usage_errors_end_with_2(wrong: list[str]) -> None:
+    try:
+        code: object = main(wrong)
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 2
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    missing = tmp_path / "gone.parquet"
+    assert main(["--source", "local", "--metadata", str(missing), "--output", str(tmp_path / "out")]) == 1
+    assert [record.getMessage() for record in caplog.records] == [f"{missing}: no such file"]
+
+
+def test_an_output_that_cannot_be_written_is_found_out_first(table: Path) -> None:
+    (table.parent / "file").write_text("not a folder")
+    wrong = arguments(table)
+    wrong[wrong.index(str(table.parent / "out"))] = str(table.parent / "file" / "out")
+    assert main(wrong) == 1
+    assert sorted(path.name for path in table.parent.iterdir()) == ["file", "mine.parquet"]
+
+
+def test_interruption_says_how_to_resume(
+    table: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_module, "select", interrupted)
+    assert main(arguments(table)) == 130
+    assert "run the same command again" in caplog.text
+
+
+def test_the_script_runs_from_anywhere_without_shadowing(table: Path, tmp_path: Path) -> None:
+    """From another folder, uninstalled, and although pipeline/ holds modules with common names."""
+    run = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments(table, "--stage", "select")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+    )
+    assert run.returncode == 0, run.stderr
+    settings = json.loads((table.parent / "out_work" / "config.json").read_text())
+    assert settings["samples_per_shard"] == 16
+
+
+def test_work_folders_of_remote_outputs_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folders = {work_folder(BuildConfig(output=f"s3://{bucket}/yfcc")) for bucket in ("one", "two")}
+    assert len(folders) == 2
+    assert all(tmp_path in folder.parents for folder in folders)
