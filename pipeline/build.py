@@ -123,10 +123,13 @@ def _absolute(path: str) -> str:
 
 
 def _check_settings(config: BuildConfig, work: Path) -> None:
-    """Refuse to go on in a work folder with settings that would mix two data sets; note them in a new one."""
+    """Refuse to go on in a work folder with settings that would mix two data sets; note them in a new one.
+
+    Before a selection is finished nothing binds: a mistyped path is mended by typing it right.
+    """
     settings = _content_settings(config)
     path = work / "config.json"
-    if not path.exists():
+    if not path.exists() or read_funnel(work) is None:
         store.write_bytes(str(path), (json.dumps(settings, indent=1, sort_keys=True) + "\n").encode())
         return
     try:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -108,12 +109,15 @@ def s3_bucket(s3_env: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def slurm_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def slurm_env() -> Iterator[dict[str, str]]:
     """Environment in which sbatch, squeue and srun talk to a running cluster of four nodes."""
     require(SLURM_PROGRAMS, "tests/cluster/cluster.sh install")
     cluster = str(ROOT / "tests/cluster/cluster.sh")
+    # Not below pytest's folder: munge refuses a socket that others cannot reach.
+    folder = tempfile.mkdtemp(prefix="slurm-")
+    os.chmod(folder, 0o755)
     env = os.environ | {
-        "SLURM_TEST_DIR": str(tmp_path_factory.mktemp("slurm")),
+        "SLURM_TEST_DIR": folder,
         "SLURM_TEST_ACCT": "none",
         "SLURM_TEST_PORT": str(free_port(8)),
     }
@@ -122,3 +126,4 @@ def slurm_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
         yield env | {"SLURM_CONF": env["SLURM_TEST_DIR"] + "/slurm.conf"}
     finally:
         subprocess.run([cluster, "stop"], env=env, check=True, timeout=60)
+        shutil.rmtree(folder)
