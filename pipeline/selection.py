@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pipeline import metadata
 from pipeline.captions import caption_fault, clean_caption, clean_text, decode_field
 from pipeline.config import BuildConfig
-from pipeline.errors import ConfigError, InputError, StoreError
+from pipeline.errors import InputError, StoreError
 from pipeline.progress import Progress
 from pipeline.records import SELECT_REASONS, SELECTION_SCHEMA, Funnel, Reason, unit_name
 from pipeline.subset_list import SubsetList, read_subset_list
@@ -252,8 +252,6 @@ def select(config: BuildConfig, work: Path) -> Funnel:
     finished = read_funnel(work)
     if finished is not None:
         return finished
-    if config.source == "local" and config.subset_list is not None:
-        raise ConfigError("--subset-list belongs to YFCC100M's rows; leave it out with --source local")
     assert config.metadata, "the entry point names the embedded sample's files"
     num_bytes = metadata.total_bytes(config.metadata, source=config.source)
     join: _Join = _KeyJoin() if config.subset_list is None else _ListJoin(read_subset_list(config.subset_list))

@@ -133,6 +133,8 @@ class TrainConfig:
             ("--log-every", self.log_every),
             ("--checkpoint-every", self.checkpoint_every),
             ("--keep-checkpoints", self.keep_checkpoints),
+            ("--eval.every-epochs", self.eval.every_epochs),
+            ("--eval.batch", self.eval.batch),
         ):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")

@@ -23,9 +23,8 @@ class ImageShape:
 
 
 IMAGE_SHAPES: dict[TowerName, ImageShape] = {
-    # For demonstrations: 17 positions at 64 x 64 pixels. Two busy CPU cores trained SLIP steps of 64 at 92 samples/s;
-    # with patches of 8 it was 24.
-    "tiny": ImageShape(width=192, depth=6, heads=3, patch=16),
+    # For demonstrations: 17 positions at 32 x 32 pixels, so that two CPU cores can train them.
+    "tiny": ImageShape(width=128, depth=4, heads=4, patch=8),
     # MoCo v3's small form (2104.02057, sec. 5): 12 heads where timm's has 6.
     "vits16": ImageShape(width=384, depth=12, heads=12, patch=16),
     "vitb16": ImageShape(width=768, depth=12, heads=12, patch=16),

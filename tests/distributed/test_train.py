@@ -25,7 +25,11 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     flags = ["--data.manifest", manifest, "--eval.zeroshot", write_labelled(folder / "labelled", pictures)]
     flags += ["--model.image-size", "16", "--model.context-length", "8", "--model.ssl-hidden", "16"]
     flags += ["--optim.global-batch", "8", "--optim.epochs", "2", "--optim.warmup-epochs", "1", "--log-every", "1"]
-    return [*flags, "--data.workers", "1", "--data.shuffle-window", "4", "--precision", "fp32"]
+    # Batch norm of few, at first nearly equal, features multiplies rounding (the gradient norm is 200), and AdamW
+    # moves what has no gradient but rounding by lr. With the lr of the demonstration losses part by 5e-5 in 6 steps.
+    flags += ["--optim.lr", "1e-4", "--optim.eps", "1e-4"]
+    flags += ["--data.workers", "1", "--data.shuffle-window", "4", "--eval.every-epochs", "1"]
+    return [*flags, "--precision", "fp32"]
 
 
 def run(num_processes: int, output: Path, flags: list[str]) -> str:
@@ -58,14 +62,13 @@ def test_two_processes_train_like_one(tmp_path: Path, flags: list[str]) -> None:
     assert "2 ranks on cpu" in log
     assert "rank 1" not in log
     assert sorted(losses(tmp_path / "one")) == [1, 2, 3, 4, 5, 6]
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     assert [step for step, _ in zeroshot(tmp_path / "two")] == [3, 6]
 
     # Three steps on two processes, the rest on one: checkpoints know nothing of the world size.
     run(2, tmp_path / "mixed", [*flags, "--max-steps", "3"])
     run(1, tmp_path / "mixed", flags)
-    assert losses(tmp_path / "mixed") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert losses(tmp_path / "mixed") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     states = [checkpoint.load(str(tmp_path / name / "checkpoints/step-00000006.pt")) for name in ("one", "mixed")]
     for name, tensor in states[0].model.items():
-        # AdamW divides by the size of a gradient, so one that is all rounding moves its weight by up to lr a step.
-        assert torch.allclose(tensor.double(), states[1].model[name].double(), atol=2e-3), name
+        assert torch.allclose(tensor.double(), states[1].model[name].double(), atol=1e-4), name

@@ -1,0 +1,46 @@
+"""The console command `slip`: finds the verb and hands the rest of the line to its module.
+
+A verb is a module with `main(argv) -> exit status`. Modules are imported when they are asked for, so that
+`slip --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """One subcommand."""
+
+    module: str
+    help: str
+
+
+VERBS: dict[str, Verb] = {
+    "train": Verb(module="slip.train", help="train CLIP, SimCLR or SLIP on sealed shards"),
+}
+
+
+def usage() -> str:
+    """The text of `slip --help`."""
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items()]
+    return "\n".join(["usage: slip VERB [options]", "", *lines, "", "slip VERB --help explains the options of a verb."])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; 0 done, 1 error, 2 usage."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        (sys.stdout if words else sys.stderr).write(usage() + "\n")
+        return 0 if words else 2
+    verb = VERBS.get(words[0])
+    if verb is None:
+        sys.stderr.write(f"slip: no verb {words[0]!r}; there is: {', '.join(VERBS)} (slip --help)\n")
+        return 2
+    status: int = importlib.import_module(verb.module).main(words[1:])
+    return status

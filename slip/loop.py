@@ -1,0 +1,267 @@
+"""The training run: sealed shards and settings in; checkpoints, metrics and a zero-shot accuracy out.
+
+`train` reads from top to bottom; what comes before it are its parts. Decisions that end or change a step are taken by
+all ranks together. After initialisation nothing is drawn from global random state (a step's samples, captions and
+augmentations follow from seed and step), so a resumed run does exactly what an undisturbed one does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import resource
+import signal
+import sys
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any
+
+import PIL
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.errors import DivergedError
+from pipeline.manifest import Manifest, load_manifest
+from slip import checkpoint
+from slip.config import TrainConfig
+from slip.data.augment import normalise
+from slip.data.loader import Batch, Loader
+from slip.distributed import World, all_ranks, any_rank, init_world, mean_over_ranks, shutdown
+from slip.evaluate.datasets import LabelledSet, open_labelled_set
+from slip.evaluate.zeroshot import ZeroshotResult, evaluate_zeroshot
+from slip.metrics import Metrics, StepClock, progress_line
+from slip.models.model import Embeddings, Model
+from slip.models.registry import build_model
+from slip.objectives.registry import objective as find_objective
+from slip.optim import build_optimizer, lr_at, set_lr, total_steps
+
+logger = logging.getLogger(__name__)
+
+_MAX_NAMED_SAMPLES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """How a run ended."""
+
+    steps: int
+    samples: int
+    zeroshot: float | None
+    """Top-1 accuracy (0 to 1) of the last evaluation by this process, None when there was none."""
+    output: str
+
+
+class StopSignal:
+    """Remembers SIGTERM and SIGUSR2 while it is entered, so that the step under way is finished first."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+
+    def __enter__(self) -> StopSignal:
+        # Python hands signals to its main thread only; who trains in another one has to catch them there.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR2):
+                self._previous[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def _autocast(config: TrainConfig, world: World) -> torch.autocast:
+    """Arithmetic of the towers."""
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
+    return torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def _parallel(model: Model, world: World) -> nn.Module:
+    """The model as it is called in training: with more than one rank, gradients are averaged over them."""
+    if world.world_size == 1:
+        return model
+    device_ids = [world.device] if world.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+
+
+def _resume(config: TrainConfig, manifest: Manifest, lanes: int, model: Model, optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest checkpoint of the run, if any, and return the number of steps already done."""
+    url = checkpoint.newest(config.output)
+    if url is None:
+        return 0
+    state = checkpoint.load(url)
+    checkpoint.check(state, url, config, manifest_sha256=manifest.sha256, lanes=lanes)
+    model.load_state_dict(state.model)
+    optimizer.load_state_dict(state.optimizer)
+    logger.info("resuming from %s: %d steps and %d samples are done", url, state.step, state.samples)
+    for name, (was, now) in checkpoint.differences(state, config).items():
+        logger.info("setting %s was %r until this checkpoint and is now %r", name, was, now)
+    return state.step
+
+
+def _save(
+    step: int, config: TrainConfig, manifest: Manifest, lanes: int, model: Model, optimizer: torch.optim.Optimizer
+) -> str:
+    state = checkpoint.State(
+        step=step,
+        samples=step * config.optim.global_batch,
+        model=model.state_dict(),
+        optimizer=optimizer.state_dict(),
+        config=dataclasses.asdict(config),
+        manifest_sha256=manifest.sha256,
+        objective=config.objective.name,
+        lanes=lanes,
+    )
+    return checkpoint.save(state, config.output, keep=config.keep_checkpoints)
+
+
+def _suspects(batch: Batch, found: Embeddings) -> list[int]:
+    """Ids of this rank's samples with an embedding that is not finite; of all its samples when every one is finite."""
+    embeddings = [rows for rows in (found.image, found.text, *found.ssl) if rows is not None]
+    finite_B = torch.stack([rows.isfinite().all(dim=1) for rows in embeddings]).all(dim=0).cpu()
+    ids: list[int] = batch.sample_ids[~finite_B].tolist() or batch.sample_ids.tolist()
+    return ids
+
+
+def _diverged(
+    step: int, batch: Batch, found: Embeddings, terms: dict[str, Tensor], config: TrainConfig, world: World
+) -> DivergedError:
+    values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
+    ids = _suspects(batch, found)
+    named = ", ".join(map(str, ids[:_MAX_NAMED_SAMPLES])) + (", ..." if len(ids) > _MAX_NAMED_SAMPLES else "")
+    latest = checkpoint.newest(config.output)
+    return DivergedError(
+        f"step {step + 1}: the loss is not finite on all ranks; on rank {world.rank}: {values}; samples {named}; "
+        f"the newest checkpoint is {latest or 'none'}: run again with a lower --optim.lr to go on from there"
+    )
+
+
+def _evaluate(labelled: LabelledSet, model: Model, config: TrainConfig, world: World) -> ZeroshotResult:
+    with _autocast(config, world):
+        return evaluate_zeroshot(
+            model, labelled, config.model, world=world, batch=config.eval.batch, workers=config.data.workers
+        )
+
+
+def _peak_memory_bytes(world: World) -> int:
+    if world.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(world.device)
+    # Kilobytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _measured(terms: dict[str, Tensor], model: Model, world: World) -> dict[str, float | int | None]:
+    """The numbers of one step for the metrics; losses and accuracies are those of the global batch."""
+    names = {"loss": "loss", "clip": "loss/clip", "ssl": "loss/ssl", "clip_acc": "acc/clip", "ssl_acc": "acc/ssl"}
+    means = mean_over_ranks(terms)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return {
+        **{names[name]: means[name] for name in names if name in means},
+        "grad_norm": float(torch.nn.utils.get_total_norm(gradients)),
+        "logit_scale": float(model.logit_scale.detach().exp()) if model.has_text else None,
+        "memory/peak_bytes": _peak_memory_bytes(world),
+    }
+
+
+def _describe(config: TrainConfig, manifest: Manifest, model: Model, world: World, steps_per_epoch: int) -> None:
+    logger.info(
+        "%s with tower %s (%.1f M parameters) on %s: %d samples in %d shards",
+        *(config.objective.name, config.model.tower, sum(p.numel() for p in model.parameters()) / 1e6),
+        *(config.data.manifest, manifest.num_samples, len(manifest.shards)),
+    )
+    logger.info(
+        "%d steps of %d samples (%g epochs of %d steps); %d ranks on %s; torch %s, Pillow %s; output %s",
+        *(total_steps(config.optim, steps_per_epoch=steps_per_epoch), config.optim.global_batch, config.optim.epochs),
+        *(steps_per_epoch, world.world_size, world.device.type, torch.__version__, PIL.__version__, config.output),
+    )
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train until the schedule or `max_steps` ends, or a signal comes; goes on from the newest checkpoint.
+
+    Every rank calls it with the same settings. Given the same settings, seed and machine, weights come out equal bit
+    for bit, however often the run was stopped and resumed in between.
+    """
+    world = init_world()
+    manifest = load_manifest(config.data.manifest)
+    labelled = open_labelled_set(config.eval.zeroshot) if config.eval.zeroshot is not None else None
+    objective = find_objective(config.objective)
+    loader = Loader(config, manifest, objective.views, world.rank, world.world_size, needs_text=objective.needs_text)
+    steps_per_epoch, lanes = loader.steps_per_epoch, loader.plan.lanes
+    last_step = total_steps(config.optim, steps_per_epoch=steps_per_epoch)
+    if config.max_steps is not None:
+        last_step = min(last_step, config.max_steps)
+
+    model = build_model(config.model, config.objective, seed=config.seed).to(world.device)
+    optimizer = build_optimizer(model, config.optim)
+    _describe(config, manifest, model, world, steps_per_epoch)
+    step = _resume(config, manifest, lanes, model, optimizer)
+    network = _parallel(model, world)
+    metrics = Metrics(config, resume_step=step, enabled=world.main_rank)
+    clock = StepClock(global_batch=config.optim.global_batch)
+    batches = loader.batches(step, last_step)
+    zeroshot: ZeroshotResult | None = None
+    if step >= last_step:
+        logger.info("this run is finished: %d of %d steps are done", step, last_step)
+        zeroshot = _evaluate(labelled, model, config, world) if labelled is not None else None
+
+    with closing(loader), closing(metrics), StopSignal() as stop:
+        stopped = False
+        while step < last_step and not stopped:
+            began = time.perf_counter()
+            batch = next(batches)
+            data_s = time.perf_counter() - began
+            views = tuple(normalise(view.to(world.device, non_blocking=True)) for view in batch.views)
+            tokens_BL = batch.tokens_BL
+            if tokens_BL is not None:
+                tokens_BL = tokens_BL.to(world.device, non_blocking=True)
+
+            with _autocast(config, world):
+                found = network(views, objective.views, tokens_BL)
+            terms = objective(found)
+            if not all_ranks(terms["loss"].isfinite()):
+                raise _diverged(step, batch, found, terms, config, world)
+            optimizer.zero_grad(set_to_none=True)
+            terms["loss"].backward()  # type: ignore[no-untyped-call]
+            lr = lr_at(step, config.optim, steps_per_epoch=steps_per_epoch)
+            set_lr(optimizer, lr)
+            optimizer.step()
+            model.clamp_logit_scale()
+            step += 1
+            clock.add(step_s=time.perf_counter() - began, data_s=data_s)
+
+            # Ranks hear a signal at different moments; all stop after the same step.
+            stopped = any_rank(stop.name is not None)
+            if step % config.log_every == 0 or step == last_step or stopped:
+                images_per_s, wait_s, wait_share = clock.take()
+                record = {"step": step, "epoch": step / steps_per_epoch} | _measured(terms, model, world)
+                record |= {"lr": lr, "images_per_s": images_per_s, "time/data_s": wait_s}
+                metrics.write(record)
+                eta_s = clock.eta_s(last_step - step)
+                logger.info("%s", progress_line(record, steps=last_step, data_share=wait_share, eta_s=eta_s))
+
+            ends_epoch = step % (steps_per_epoch * config.eval.every_epochs) == 0
+            if labelled is not None and not stopped and (ends_epoch or step == last_step):
+                zeroshot = _evaluate(labelled, model, config, world)
+                metrics.write({"step": step, "zeroshot/top1": zeroshot.top1, "zeroshot/top5": zeroshot.top5})
+
+            if world.main_rank and (step % config.checkpoint_every == 0 or step == last_step or stopped):
+                url = _save(step, config, manifest, lanes, model, optimizer)
+                metrics.put()
+                logger.info("step %d: wrote %s", step, url)
+
+        if stopped and step < last_step:
+            why = stop.name or "a signal to another rank"
+            logger.info("stopped by %s after step %d of %d; run the same command again to resume", why, step, last_step)
+    shutdown()
+    top1 = zeroshot.top1 if zeroshot is not None else None
+    return TrainResult(steps=step, samples=step * config.optim.global_batch, zeroshot=top1, output=config.output)

@@ -1,0 +1,277 @@
+"""Whole runs on tiny shards: stopped and resumed, stopped by a signal, diverged; and the command line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import CheckpointError, ConfigError, DivergedError
+from slip import checkpoint
+from slip.config import DataConfig, EvalConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from slip.loop import train
+from slip.models.model import Embeddings
+from slip.objectives.registry import objective as find_objective
+from slip.optim import set_lr
+from slip.recipes import recipe, recipes
+from slip.train import main, parse
+from tests.tiny_data import COLOURS, colour_of, picture, write_labelled, write_shards
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_shards(tmp_path_factory.mktemp("data") / "shards", [9, 5, 13])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def config(manifest: str, output: Path) -> TrainConfig:
+    """Six steps in two epochs of three."""
+    return TrainConfig(
+        data=DataConfig(manifest=manifest, workers=1, shuffle_window=4),
+        model=ModelConfig(tower="tiny", image_size=16, context_length=8, ssl_hidden=16, ssl_dim=8, embed_dim=16),
+        objective=ObjectiveConfig(name="slip"),
+        optim=OptimConfig(global_batch=8, epochs=2, lr=1e-3, warmup_epochs=1),
+        output=str(output),
+        precision="fp32",
+        log_every=1,
+        checkpoint_every=100,
+    )
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    url = checkpoint.newest(str(output))
+    assert url is not None
+    return checkpoint.load(url).model
+
+
+def records(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def curve(output: Path) -> list[tuple[float, float]]:
+    return [(record["step"], record["loss"]) for record in records(output) if "loss" in record]
+
+
+def assert_equal_bit_for_bit(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+@pytest.mark.parametrize("objective", ["slip", "clip", "simclr"])
+def test_a_stopped_and_resumed_run_is_the_undisturbed_one(manifest: str, tmp_path: Path, objective: str) -> None:
+    whole = replace(config(manifest, tmp_path / "whole"), objective=ObjectiveConfig(name=objective))  # type: ignore[arg-type]
+    result = train(whole)
+    assert (result.steps, result.samples, result.zeroshot) == (6, 48, None)
+    parts = replace(whole, output=str(tmp_path / "parts"))
+    assert train(replace(parts, max_steps=3)).steps == 3
+    assert train(parts).steps == 6
+    assert_equal_bit_for_bit(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    assert [step for step, _ in curve(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
+    first = records(tmp_path / "whole")[0]
+    named = {"slip": {"loss/clip", "loss/ssl"}, "clip": {"loss/clip"}, "simclr": {"loss/ssl"}}[objective]
+    assert {name for name in first if name.startswith("loss/")} == named
+    assert {"lr", "epoch", "grad_norm", "memory/peak_bytes"} <= first.keys()
+    assert ("logit_scale" in first) == (objective != "simclr")
+
+
+def test_the_seed_alone_decides(manifest: str, tmp_path: Path) -> None:
+    short = replace(config(manifest, tmp_path / "a"), max_steps=2)
+    train(short)
+    torch.manual_seed(99)
+    train(replace(short, output=str(tmp_path / "b"), data=replace(short.data, workers=3, prefetch_batches=1)))
+    train(replace(short, output=str(tmp_path / "c"), seed=1))
+    assert_equal_bit_for_bit(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert curve(tmp_path / "a") != curve(tmp_path / "c")
+
+
+def test_a_finished_run_does_nothing(manifest: str, tmp_path: Path) -> None:
+    short = replace(config(manifest, tmp_path), max_steps=2)
+    train(short)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("checkpoints/*")}
+    assert train(short).steps == 2
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("checkpoints/*")} == before
+    assert len(records(tmp_path)) == 2
+
+
+def test_what_a_killed_process_recorded_after_its_checkpoint_is_cut(manifest: str, tmp_path: Path) -> None:
+    whole = config(manifest, tmp_path)
+    train(replace(whole, max_steps=2))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss": 77}\n{"step": 4, "lo')
+    train(replace(whole, max_steps=4))
+    assert [step for step, _ in curve(tmp_path)] == [1, 2, 3, 4]
+    assert 77 not in dict(curve(tmp_path)).values()
+
+
+def test_another_runs_output_is_refused(manifest: str, tmp_path: Path) -> None:
+    short = replace(config(manifest, tmp_path), max_steps=1)
+    train(short)
+    with pytest.raises(CheckpointError, match="seed was 0 and is now 5"):
+        train(replace(short, seed=5))
+
+
+def test_zero_shot_runs_at_epoch_ends(manifest: str, tmp_path: Path) -> None:
+    pictures = [(picture(colour_of(i), 1000 + i), i % len(COLOURS)) for i in range(12)]
+    setting = replace(
+        config(manifest, tmp_path / "run"),
+        optim=OptimConfig(global_batch=8, epochs=2.67, warmup_epochs=1),
+        eval=EvalConfig(zeroshot=write_labelled(tmp_path / "labelled", pictures), every_epochs=2, batch=5),
+    )
+    result = train(setting)
+    found = [(record["step"], record["zeroshot/top1"]) for record in records(tmp_path / "run") if "loss" not in record]
+    assert [step for step, _ in found] == [6, 8]
+    assert result.zeroshot == found[-1][1]
+    # A finished run is evaluated once more, from its checkpoint, and says the same.
+    assert train(setting).zeroshot == result.zeroshot
+    assert sum("loss" not in record for record in records(tmp_path / "run")) == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = config(manifest, tmp_path)
+    train(replace(setting, max_steps=2))
+
+    def poisoned(of: ObjectiveConfig) -> object:
+        objective = find_objective(of)
+
+        def terms(found: Embeddings, config: ObjectiveConfig) -> dict[str, torch.Tensor]:
+            assert found.image is not None
+            found.image.data[3] = float("nan")
+            return objective.terms(found, config)
+
+        return replace(objective, terms=terms)
+
+    monkeypatch.setattr("slip.loop.find_objective", poisoned)
+    with pytest.raises(DivergedError, match=r"step 3: .*samples (\d+);.*step-00000002\.pt"):
+        train(setting)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.pt"]
+
+
+def test_bf16_trains_too(manifest: str, tmp_path: Path) -> None:
+    setting = replace(config(manifest, tmp_path / "bf16"), max_steps=3, precision="bf16")
+    train(setting)
+    train(replace(setting, precision="fp32", output=str(tmp_path / "fp32")))
+    for (_, low), (_, full) in zip(curve(tmp_path / "bf16"), curve(tmp_path / "fp32"), strict=True):
+        assert low == pytest.approx(full, rel=0.05)
+        assert low != full
+    assert {tensor.dtype for tensor in weights(tmp_path / "bf16").values()} == {torch.float32, torch.int64}
+
+
+def test_a_batch_larger_than_the_data_set_is_refused(manifest: str, tmp_path: Path) -> None:
+    setting = config(manifest, tmp_path)
+    with pytest.raises(ConfigError, match="27 samples"):
+        train(replace(setting, optim=replace(setting.optim, global_batch=64)))
+
+
+def command_line(manifest: str, output: Path) -> list[str]:
+    flags = ["--data.manifest", manifest, "--output", str(output), "--eval.zeroshot", "None", "--data.workers", "1"]
+    flags += ["--model.image-size", "16", "--model.context-length", "8", "--model.ssl-hidden", "16"]
+    return [*flags, "--optim.global-batch", "8", "--log-every", "1"]
+
+
+def test_a_signal_stops_cleanly(manifest: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "slip.train", *command_line(manifest, tmp_path), "--optim.epochs", "100000"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    metrics = tmp_path / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
+        assert running.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    running.send_signal(signal.SIGUSR2)
+    _, log = running.communicate(timeout=60)
+    assert running.returncode == 0, log
+    assert "stopped by SIGUSR2" in log
+    assert "run the same command again to resume" in log
+    url = checkpoint.newest(str(tmp_path))
+    assert url is not None
+    assert [step for step, _ in curve(tmp_path)] == list(range(1, checkpoint.load(url).step + 1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_during_training_ends_it_after_the_step(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    whole = config(manifest, tmp_path)
+
+    def signalled(optimizer: torch.optim.Optimizer, lr: float) -> None:
+        set_lr(optimizer, lr)
+        signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr("slip.loop.set_lr", signalled)
+    assert train(whole).steps == 1
+    assert train(whole).steps == 2
+    monkeypatch.undo()
+    assert train(whole).steps == 6
+    assert [step for step, _ in curve(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert signal.getsignal(number) is before
+
+
+def test_options_change_the_recipe() -> None:
+    assert parse([]) == recipe("demo")
+    found = parse(["slip_vitb16_yfcc15m_25ep", "--optim.lr", "1e-4", "--data.manifest", "s3://b/manifest.json"])
+    published = recipe("slip_vitb16_yfcc15m_25ep")
+    assert found.optim == replace(published.optim, lr=1e-4)
+    assert found.data == replace(published.data, manifest="s3://b/manifest.json")
+    assert found.model == published.model
+
+
+def test_published_recipes() -> None:
+    names = {f"{o}_{t}_yfcc15m_25ep" for o in ("clip", "simclr", "slip") for t in ("vits16", "vitb16", "vitl16")}
+    assert set(recipes()) == names | {"demo"}
+    for objective, lr, decay in (("clip", 5e-4, 0.5), ("simclr", 3.2e-3, 0.1), ("slip", 3e-3, 0.1)):
+        found = recipe(f"{objective}_vitl16_yfcc15m_25ep")
+        optim = found.optim
+        assert (found.model.tower, found.objective.name) == ("vitl16", objective)
+        assert (optim.lr, optim.weight_decay, optim.global_batch, optim.epochs) == (lr, decay, 4096, 25)
+        assert (optim.betas, optim.eps, optim.warmup_epochs) == ((0.9, 0.98), 1e-8, 1)
+        assert (optim.lr_start, optim.lr_end) == (1e-6, 1e-5)
+
+
+def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["slip_vitb17"]) == 2
+    assert main(["demo", "--optim.epochs", "-1"]) == 2
+    assert main(["--data.manifest", "/nowhere/manifest.json"]) == 1
+    logged = capsys.readouterr().err
+    assert "no recipe is called 'slip_vitb17'; near: slip_vitb16_yfcc15m_25ep" in logged
+    assert "--optim.epochs is -1.0" in logged
+    assert "/nowhere/manifest.json: no manifest there; build the embedded sample" in logged
+    assert "Traceback" not in logged
+    with pytest.raises(SystemExit) as ended:
+        main(["--optim.learning-rate", "1"])
+    assert ended.value.code == 2
+    logging.getLogger().handlers.clear()
+
+
+def test_help_does_not_import_torch() -> None:
+    script = (
+        "import sys\nfrom slip.cli import main\n"
+        "try:\n    main(['train', '--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert not {'torch', 'timm', 'pyarrow'} & set(sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "Seconds" in ended.stdout or "Samples per optimizer step" in ended.stdout
