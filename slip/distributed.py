@@ -24,6 +24,10 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 
+# Renamed in torch 2.13, where the old names warn at every call; 2.11 has only those.
+_all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter: Callable[..., Any] = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 DeviceName = Literal["auto", "cpu", "cuda"]
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # srun numbers the steps it starts from 0; the batch script itself and interactive shells get ids above this one.
@@ -231,7 +235,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_BD: Tensor) -> Tensor:
         rows_GD = rows_BD.new_empty((world_size() * rows_BD.shape[0], *rows_BD.shape[1:]))
-        dist.all_gather_into_tensor(rows_GD, rows_BD.contiguous())
+        _all_gather(rows_GD, rows_BD.contiguous())
         ctx.num_rows = rows_BD.shape[0]
         return rows_GD
 
@@ -239,7 +243,7 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (grad_GD,) = grads
         grad_BD = grad_GD.new_empty((ctx.num_rows, *grad_GD.shape[1:]))
-        dist.reduce_scatter_tensor(grad_BD, grad_GD.contiguous())
+        _reduce_scatter(grad_BD, grad_GD.contiguous())
         return grad_BD
 
 
@@ -266,7 +270,7 @@ def gather_rows(rows_BD: Tensor) -> tuple[Tensor, int]:
         return rows_BD, 0
     num_rows = torch.tensor([rows_BD.shape[0]], device=rows_BD.device)
     num_rows_all = num_rows.new_empty(world_size())
-    dist.all_gather_into_tensor(num_rows_all, num_rows)
+    _all_gather(num_rows_all, num_rows)
     found: list[int] = num_rows_all.tolist()
     if len(set(found)) > 1:
         raise ValueError(f"gather_rows: ranks brought {found} rows (by rank); they must be equally many")
