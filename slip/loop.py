@@ -264,4 +264,7 @@ def train(config: TrainConfig) -> TrainResult:
             logger.info("stopped by %s after step %d of %d; run the same command again to resume", why, step, last_step)
     shutdown()
     top1 = zeroshot.top1 if zeroshot is not None else None
+    if step >= last_step:
+        accuracy = f"; zero-shot accuracy {top1:.1%}" if top1 is not None else ""
+        logger.info("done: %d steps, %d samples; %s%s", step, step * config.optim.global_batch, config.output, accuracy)
     return TrainResult(steps=step, samples=step * config.optim.global_batch, zeroshot=top1, output=config.output)
