@@ -115,7 +115,8 @@ class Loader:
         self._base_url = base_url
         self._reader = SampleReader(manifest, base_url, self.plan, num_lanes=len(self._lanes))
         self._pool = ThreadPoolExecutor(config.data.workers, thread_name_prefix="decode")
-        held = 2 * len(self._lanes) * config.data.shuffle_window * manifest.num_bytes / max(manifest.num_samples, 1)
+        window = min(config.data.shuffle_window, self.plan.lane_samples)
+        held = 2 * len(self._lanes) * window * manifest.num_bytes / max(manifest.num_samples, 1)
         logger.info(
             "%d samples, %d steps an epoch; reading %d of %d lanes, up to %.0f MB ahead",
             self.plan.num_samples, self.steps_per_epoch, len(self._lanes), self.plan.lanes, held / 1e6,

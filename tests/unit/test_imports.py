@@ -13,7 +13,7 @@ ALLOWED_IN_SLIP = {"pipeline.manifest", "pipeline.store", "pipeline.errors"}
 
 
 def imported(path: Path) -> set[str]:
-    """Full names of the modules a file imports anywhere, inside functions too; `from a import b` gives a and a.b."""
+    """Full names of what a file imports anywhere, inside functions too; `from a import b` gives a.b."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -21,7 +21,7 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
-            names.add(node.module)
+            # `from pipeline import store` imports pipeline.store; from a module it may as well be a name of that module.
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return names
 
