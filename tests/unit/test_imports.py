@@ -21,7 +21,7 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
-            # `from pipeline import store` imports pipeline.store; from a module it may as well be a name of that module.
+            # `from pipeline import store` imports pipeline.store, not all of pipeline.
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return names
 
