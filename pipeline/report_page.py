@@ -77,6 +77,15 @@ def manifest_mark(manifest: Manifest) -> str:
     return f'<meta name="manifest-sha256" content="{manifest.sha256}">'
 
 
+def _notice(manifest: Manifest) -> str:
+    if manifest.variant != "sample":
+        return ""
+    return (
+        "\n<p><strong>Generated pictures and captions</strong>: the embedded sample shows that everything works. "
+        "It is not YFCC100M, and its licences and photographers are invented.</p>"
+    )
+
+
 def render(facts: Facts) -> str:
     """The whole page."""
     manifest = facts.manifest
@@ -102,7 +111,7 @@ def render(facts: Facts) -> str:
         f"<style>{STYLE}</style>\n</head>\n<body>\n<header>\n"
         f"<p class=over>Data set report</p>\n<h1>{title}</h1>\n"
         f"<p class=sub>variant <b>{escape(manifest.variant)}</b> · manifest sha256 "
-        f"<code>{manifest.sha256}</code></p>\n</header>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<code>{manifest.sha256}</code></p>{_notice(manifest)}\n</header>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 

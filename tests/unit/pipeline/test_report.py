@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 from hypothesis import given
@@ -104,6 +105,13 @@ def test_the_page_is_whole_escaped_and_loads_nothing() -> None:
     assert facts().manifest.sha256 in checker.text
     assert "/home/somebody" not in page
     assert page == render(facts())
+
+
+def test_the_embedded_sample_is_called_what_it_is() -> None:
+    real = facts()
+    sample = replace(real, manifest=replace(real.manifest, variant="sample"))
+    assert "Generated pictures" in render(sample)
+    assert "Generated pictures" not in render(real)
 
 
 def test_an_empty_data_set_has_a_page_too() -> None:
