@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := pyproject.toml constraints-cpu.txt Makefile
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python pipeline/build_yfcc15m.py
@@ -39,6 +39,3 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: PYTHON=python3.12 make" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-
-clean:
-	rm -rf $(VENV) data runs
