@@ -25,7 +25,7 @@ from pipeline import store
 from pipeline.config import BuildConfig
 from pipeline.errors import ConfigError, InputError, RejectionLimitError, StoreError
 from pipeline.fetch import fetch_units, read_outcomes
-from pipeline.manifest import Manifest, load_manifest
+from pipeline.manifest import MANIFEST_NAME, Manifest, load_manifest
 from pipeline.records import Funnel, Reason
 from pipeline.report import is_current, write_report
 from pipeline.sample import SampleFlickr, make_sample
@@ -130,6 +130,7 @@ def _check_settings(config: BuildConfig, work: Path) -> None:
     settings = _content_settings(config)
     path = work / "config.json"
     if not path.exists() or read_funnel(work) is None:
+        _check_output_is_free(config, work)
         store.write_bytes(str(path), (json.dumps(settings, indent=1, sort_keys=True) + "\n").encode())
         return
     try:
@@ -142,6 +143,19 @@ def _check_settings(config: BuildConfig, work: Path) -> None:
         raise ConfigError(
             f"{path}: an earlier build had other settings ({differences}); give the earlier ones to resume it, "
             f"or another --work and --output to build anew, or delete {work} and the output to start over"
+        )
+
+
+def _check_output_is_free(config: BuildConfig, work: Path) -> None:
+    """Refuse to begin a build where another one's shards lie: overwriting them would belie their manifest."""
+    if config.stage == "report":
+        return
+    found = [name for name in store.list_names(config.output) if name == MANIFEST_NAME or name.endswith(".tar")]
+    if found:
+        what = "a sealed data set" if MANIFEST_NAME in found else f"shards of another build ({found[0]} ...)"
+        raise ConfigError(
+            f"{config.output}: holds {what}, which {work} knows nothing of; to resume that build pass its --work, "
+            "to build anew pass another --output or delete what is there"
         )
 
 

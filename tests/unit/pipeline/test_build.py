@@ -89,6 +89,25 @@ def test_other_settings_in_the_same_folder_are_refused(table: Path, caplog: pyte
     assert main(arguments(table, "--stage", "select", "--threads", "3", "--max-rejected", "0.9")) == 0
 
 
+@pytest.mark.parametrize("sealed", [True, False])
+def test_shards_of_another_build_are_not_overwritten(
+    sealed: bool, table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a finished data set nor one in the making, whatever the work folder of the newcomer."""
+    output = table.parent / "out"
+    assert main(arguments(table)) == 0
+    if not sealed:
+        (output / "manifest.json").unlink()
+    before = contents(output)
+    other = arguments(table, "--work", str(tmp_path / "other_work"))
+    other[other.index("--samples-per-shard") + 1] = "7"
+    assert main(other) == 2
+    assert ("a sealed data set" if sealed else "shards of another build") in caplog.text
+    assert contents(output) == before
+    assert main(arguments(table, "--stage", "report", "--work", str(tmp_path / "third"))) == (0 if sealed else 1)
+    assert main(arguments(table)) == 0
+
+
 def test_a_changed_metadata_file_is_refused(table: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert main(arguments(table, "--stage", "select")) == 0
     pq.write_table(pq.read_table(table).slice(0, 30), table)
