@@ -1,36 +1,40 @@
 """The build from beginning to end: select, fetch, seal, report, each picked up where an earlier run left it.
 
 In comes a `BuildConfig`; out goes a sealed data set at its output. What the stages do is their modules' part;
-here is decided which run, over which units, with which settings, and when to stop.
+here is decided which run, over which units, and when to stop.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
 import logging
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 
-from pipeline import store
+from pipeline import mend, store
 from pipeline.config import BuildConfig
-from pipeline.errors import ConfigError, InputError, RejectionLimitError, StoreError
-from pipeline.fetch import fetch_units, read_outcomes
-from pipeline.manifest import MANIFEST_NAME, Manifest, load_manifest
+from pipeline.duplicates import Duplicates
+from pipeline.errors import InputError, RejectionLimitError, ShardError
+from pipeline.estimate import print_estimate
+from pipeline.executors import Executor, open_executor
+from pipeline.fetched import read_outcomes
+from pipeline.ingest import ingest
+from pipeline.lease import Lease, hold
+from pipeline.manifest import Manifest, load_manifest, manifest_url
 from pipeline.records import Funnel, Reason
 from pipeline.report import is_current, write_report
 from pipeline.sample import SampleFlickr, make_sample
-from pipeline.seal import Variant, finish, seal_unit, units_to_build, variant_of
+from pipeline.seal import finish, units_to_build
 from pipeline.selection import num_units, read_funnel, select
+from pipeline.status import format_status
+from pipeline.verify import verify
+from pipeline.workspace import absolute, check_settings, locked, prepare, work_folder
 
 log = logging.getLogger(__name__)
 
@@ -38,66 +42,59 @@ SAMPLE_SAMPLES_PER_SHARD = 256
 """The embedded sample is small; with the default for real data it would be a single shard."""
 LIMIT_FROM_ROWS = 2000
 """Rows after which the share of rejections is looked at while fetching; fewer may mislead."""
-_CONTENT_SETTINGS = ("source", "samples_per_shard", "min_side", "max_pixels")
 
 
 def build(config: BuildConfig) -> Manifest | None:
-    """Run the stages the settings ask for; the manifest, or None when a stage before sealing was asked for."""
-    started = time.perf_counter()
+    """Run the stages the settings ask for; the manifest, or None when none was written or read."""
     work = work_folder(config)
+    if config.dry_run or config.stage == "status":
+        text = print_estimate(config, work) if config.dry_run else format_status(config, work)
+        log.info("%s\n%s", config.output, text)
+        return None
+    if config.stage == "ingest":
+        ingest(config)
+        return None
+    if config.stage == "verify":
+        return _verify(config)
+    return _build(config, work)
+
+
+def _verify(config: BuildConfig) -> Manifest:
+    manifest = load_manifest(config.output)
+    damaged = verify(config)
+    if damaged:
+        files = ", ".join(sorted({damage.file for damage in damaged})[:10])
+        raise ShardError(
+            f"{config.output}: {len(damaged)} files are damaged ({files}); run the same build with --stage repair"
+        )
+    log.info("all %d shards are as the manifest says (sha256 %s)", len(manifest.shards), manifest.sha256)
+    return manifest
+
+
+def _build(config: BuildConfig, work: Path) -> Manifest | None:
+    started = time.perf_counter()
     with ExitStack() as stack:
-        _prepare(config, work)
-        stack.enter_context(_locked(work))
-        proxy, variant = None, variant_of(config)
-        if not config.metadata:
+        prepare(config, work)
+        stack.enter_context(locked(work))
+        proxy, data_name = None, _data_name(config)
+        if data_name == "sample":
             config, photos = _with_sample(config, work.parent / "sample")
             proxy = stack.enter_context(SampleFlickr(photos)).proxy_url
-        _check_settings(config, work)
-        manifest = _run_stages(config, work, proxy, variant)
+        lease = None
+        if config.stage not in {"select", "fetch", "report"}:
+            lease = stack.enter_context(hold(config.output, work))
+        check_settings(config, work)
+        manifest = _Build(config, work, proxy, data_name, lease).run()
     if manifest is not None:
         _log_summary(config, manifest, time.perf_counter() - started)
     return manifest
 
 
-def work_folder(config: BuildConfig) -> Path:
-    """Where intermediate files go: beside a local output, else in ~/.cache under a name made from the output's URL."""
-    if config.work is not None:
-        return Path(config.work).expanduser().resolve()
-    if store.is_local(config.output):
-        output = Path(config.output.split("://", 1)[-1]).expanduser().resolve()
-        return output.with_name(f"{output.name}_work")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    url = config.output.rstrip("/")
-    return cache / "yfcc15m" / f"{url.rsplit('/', 1)[-1]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-
-
-def _prepare(config: BuildConfig, work: Path) -> None:
-    """Find out now, not after hours, that something cannot be read or written."""
-    for name in (*config.metadata, *filter(None, [config.subset_list])):
-        if store.is_local(name) and not Path(name).expanduser().exists():
-            raise InputError(f"{name}: no such file")
-    if config.stage in {"all", "seal", "report"}:
-        store.check_writable(config.output)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{work}: {error.strerror}; pass --work with a folder that can be written") from error
-
-
-@contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Hold the work folder for this build; the system lets go of it however the process ends."""
-    path = work / "lock"
-    try:
-        file = path.open("ab")
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; pass --work with a folder that can be written") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{work}: another build is at work here; wait for it, or pass another --work") from None
-        yield
+def _data_name(config: BuildConfig) -> str:
+    """What is built, or is there already: a finished data set can be repaired without naming its metadata again."""
+    if config.stage == "repair" and config.is_sample and store.exists(manifest_url(config.output)):
+        return load_manifest(config.output).variant
+    return config.data_name
 
 
 def _with_sample(config: BuildConfig, folder: Path) -> tuple[BuildConfig, Path]:
@@ -112,110 +109,93 @@ def _with_sample(config: BuildConfig, folder: Path) -> tuple[BuildConfig, Path]:
         metadata=(str(sample.metadata),),
         subset_list=str(sample.subset_list),
         samples_per_shard=chosen,
-        output=_absolute(config.output),
+        output=absolute(config.output),
     )
     log.info("the sample's rows, photographs and held-out labelled pictures are in %s", folder)
     return sampled, sample.photos
 
 
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve()) if store.is_local(path) and "://" not in path else path
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """One run: the settings, and what they led to."""
 
+    config: BuildConfig
+    work: Path
+    proxy: str | None
+    data_name: str
+    lease: Lease | None
 
-def _check_settings(config: BuildConfig, work: Path) -> None:
-    """Refuse to go on in a work folder with settings that would mix two data sets; note them in a new one.
-
-    Before a selection is finished nothing binds: a mistyped path is mended by typing it right.
-    """
-    settings = _content_settings(config)
-    path = work / "config.json"
-    if not path.exists() or read_funnel(work) is None:
-        _check_output_is_free(config, work)
-        store.write_bytes(str(path), (json.dumps(settings, indent=1, sort_keys=True) + "\n").encode())
-        return
-    try:
-        earlier = json.loads(path.read_bytes())
-    except ValueError:
-        raise StoreError(f"{path}: not JSON; delete the folder {work} to start anew") from None
-    changed = [name for name in sorted(settings | earlier) if settings.get(name) != earlier.get(name)]
-    if changed:
-        differences = "; ".join(f"{name} was {earlier.get(name)}, is {settings.get(name)}" for name in changed)
-        raise ConfigError(
-            f"{path}: an earlier build had other settings ({differences}); give the earlier ones to resume it, "
-            f"or another --work and --output to build anew, or delete {work} and the output to start over"
-        )
-
-
-def _check_output_is_free(config: BuildConfig, work: Path) -> None:
-    """Refuse to begin a build where another one's shards lie: overwriting them would belie their manifest."""
-    if config.stage == "report":
-        return
-    found = [name for name in store.list_names(config.output) if name == MANIFEST_NAME or name.endswith(".tar")]
-    if found:
-        what = "a sealed data set" if MANIFEST_NAME in found else f"shards of another build ({found[0]} ...)"
-        raise ConfigError(
-            f"{config.output}: holds {what}, which {work} knows nothing of; to resume that build pass its --work, "
-            "to build anew pass another --output or delete what is there"
-        )
-
-
-def _content_settings(config: BuildConfig) -> dict[str, Any]:
-    """What decides the bytes of the data set, and where it goes."""
-    settings: dict[str, Any] = {name: getattr(config, name) for name in _CONTENT_SETTINGS}
-    settings["output"] = _absolute(config.output)
-    files = {"metadata": config.metadata, "subset_list": tuple(filter(None, [config.subset_list]))}
-    for name, paths in files.items():
-        settings[name] = [_absolute(path) for path in paths]
-        settings[f"{name}_bytes"] = [store.size(path) for path in paths]
-    return settings
-
-
-def _run_stages(config: BuildConfig, work: Path, proxy: str | None, variant: Variant) -> Manifest | None:
-    if config.stage == "report":
-        manifest = load_manifest(config.output)
-        write_report(config, work, manifest)
-        return manifest
-    if config.stage in {"all", "select"}:
-        funnel = select(config, work)
-        log.info("select: %s of %s rows", f"{funnel.kept:,}", f"{funnel.rows:,}")
-        if config.stage == "select":
+    def run(self) -> Manifest | None:
+        """The stages that were asked for, in order."""
+        config, work = self.config, self.work
+        if config.stage == "report":
+            manifest = load_manifest(config.output)
+            write_report(config, work, manifest)
+            return manifest
+        if config.stage == "repair":
+            return mend.repair(config, work, proxy=self.proxy, data_name=self.data_name)
+        if config.stage in {"all", "select"}:
+            funnel = select(config, work)
+            log.info("select: %s of %s rows", f"{funnel.kept:,}", f"{funnel.rows:,}")
+            if config.stage == "select":
+                return None
+        funnel = self._finished_selection()
+        self._make_units()
+        if config.stage == "fetch":
             return None
-    funnel = _finished_selection(work)
-    units = range(num_units(work))
-    if config.stage == "fetch":
-        _fetch(config, work, units, proxy, then_seal=False)
-        return None
-    if config.stage == "seal":
-        for unit in units:
-            seal_unit(config, work, unit)
-    else:
-        _fetch(config, work, units, proxy, then_seal=True)
-    manifest = finish(config, work, funnel, variant=variant)
-    if config.stage == "all" and not is_current(config, manifest):
-        write_report(config, work, manifest)
-    return manifest
+        manifest = finish(config, work, funnel, data_name=self.data_name)
+        if config.retry_failed:
+            manifest = mend.retry_failed(config, work, proxy=self.proxy, data_name=self.data_name)
+        if config.stage == "all" and not is_current(config, manifest):
+            write_report(config, work, manifest)
+        return manifest
 
+    def _finished_selection(self) -> Funnel:
+        funnel = read_funnel(self.work)
+        if funnel is None:
+            raise InputError(f"{self.work}: the select stage has not finished; run --stage select (or all) first")
+        return funnel
 
-def _finished_selection(work: Path) -> Funnel:
-    funnel = read_funnel(work)
-    if funnel is None:
-        raise InputError(f"{work}: the select stage has not finished; run --stage select (or all) first")
-    return funnel
+    def _make_units(self) -> None:
+        """Fetch and seal what is not sealed yet, group by group: a group is sealed while the next one is fetched.
 
-
-def _fetch(config: BuildConfig, work: Path, units: Sequence[int], proxy: str | None, *, then_seal: bool) -> None:
-    """Fetch the units that are not sealed yet; `then_seal` seals each as it arrives, so little local disk is needed."""
-    rejections = _Rejections(config.max_rejected)
-    waiting = units_to_build(config, work, units)
-    for unit in sorted(set(units) - set(waiting)):
-        rejections.add(work, unit)
-    if len(waiting) < len(units):
-        log.info("%d of %d shards are sealed already", len(units) - len(waiting), len(units))
-    with closing(fetch_units(config, work, waiting, proxy=proxy)) as fetched:
-        for unit in fetched:
+        Between the two, in the order of the units, pictures that came before are marked; that is why a group is
+        sealed as a whole, and what makes the outcome the same for every executor.
+        """
+        config, work = self.config, self.work
+        units = range(num_units(work))
+        rejections = _Rejections(config.max_rejected)
+        waiting = units_to_build(config, work, units)
+        for unit in sorted(set(units) - set(waiting)):
             rejections.add(work, unit)
-            if then_seal:
-                seal_unit(config, work, unit)
+        if len(waiting) < len(units):
+            log.info("%d of %d shards are sealed already", len(units) - len(waiting), len(units))
+        if not waiting:
+            return
+        duplicates = Duplicates(config, work)
+        # The executor is closed first: what is being sealed in the background ends when fetching fails.
+        with ThreadPoolExecutor(1) as background, open_executor(config, work, proxy=self.proxy) as executor:
+            sealing: Future[None] | None = None
+            for first in range(0, len(waiting), executor.group_size):
+                group = waiting[first : first + executor.group_size]
+                if config.stage != "seal":
+                    for _ in executor.fetch(group):
+                        pass
+                duplicates.mark(group)
+                for unit in group:
+                    rejections.add(work, unit)
+                if sealing is not None:
+                    sealing.result()
+                if config.stage != "fetch":
+                    sealing = background.submit(self._seal, executor, group)
+            if sealing is not None:
+                sealing.result()
+
+    def _seal(self, executor: Executor, units: Sequence[int]) -> None:
+        if self.lease is not None:
+            self.lease.check()
+        for _ in executor.seal(units):
+            pass
 
 
 @dataclass(slots=True)

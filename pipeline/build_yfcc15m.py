@@ -16,6 +16,7 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import logging
+import signal
 
 log = logging.getLogger("pipeline.build_yfcc15m")
 
@@ -47,4 +48,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # What ends a Slurm job ends the build like Ctrl-C: its array tasks are cancelled, the output is let go of.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -1,47 +1,40 @@
-"""Download the pictures of selected rows with img2dataset, or read local ones, unit by unit.
+"""Get the pictures of selected rows from the sources that may have them, unit by unit.
 
 In come units of the selection, out come `fetched/NNNNN.tar` and `fetched/NNNNN.parquet` of each (see `fetched`),
-in which every row has its outcome. img2dataset downloads a group of units in a child process into a
-temporary folder; as soon as it has finished a unit, worker processes check every byte of it, while the
-download of the others goes on. What img2dataset leaves is never believed unchecked: when its disk is full, for
-example, it returns normally.
+in which every row has its outcome. A group of units is put to the first source, what is missing then to the next,
+and so on. Downloads are img2dataset's, in a child process that judges what comes and writes to a temporary folder; as
+soon as it has finished a unit, a worker process compares every byte with its digest and adds it, while the download
+of the others goes on. What is left is never believed unchecked: when the disk is full, img2dataset returns normally.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipeline.asking import DOWNLOADED, Step, Task, questions, read_pictures, sources_of, take_download, take_nothing
 from pipeline.config import BuildConfig
-from pipeline.errors import InputError, ShardError, StoreError
+from pipeline.errors import ShardError, StoreError
 from pipeline.fetch_child import follow_parent
-from pipeline.fetched import (
-    PictureLimits,
-    fetched_tar,
-    finish_download,
-    finish_local,
-    is_fetched,
-    outcomes_path,
-    read_outcomes,
-)
-from pipeline.img2dataset_call import Img2datasetCall
+from pipeline.fetched import Job, fetched_tar, is_done, read_outcomes, sweep, temp_prefix
+from pipeline.img2dataset_call import Img2datasetCall, check_installed
 from pipeline.progress import Progress
 from pipeline.records import unit_name
 from pipeline.selection import part_path
 
-__all__ = ["fetch_units", "fetched_tar", "read_outcomes"]
+__all__ = ["fetch_again", "fetch_units", "fetched_tar", "read_outcomes"]
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +46,9 @@ ROWS_PER_CALL = 20_000
 ATTEMPTS = 3
 """Calls of img2dataset for a unit whose files do not verify, before giving up."""
 STALL_S = 600.0
-"""A call in which nothing has moved for this long is ended: a time-out there means seconds without a byte, so a
-server that sends a byte now and then would hold it for ever."""
+"""A call in which nothing has moved for this long, not even an answer to a request, is ended: when one of its
+processes is killed, img2dataset waits for it for ever."""
 _POLL_S = 0.25
-_TEMP_PREFIX = "tmp-"
 
 
 def fetch_units(
@@ -66,26 +58,36 @@ def fetch_units(
 
     `proxy` is the URL of an HTTP proxy for all downloads. Close the iterator to end the download early.
     """
-    folder = work / "fetched"
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(f"{_TEMP_PREFIX}*"):  # of a build that was killed
-        shutil.rmtree(stale, ignore_errors=True)
-    for stale in folder.glob("*.part"):
-        stale.unlink(missing_ok=True)
-    waiting = [unit for unit in units if not is_fetched(work, unit)]
-    yield from sorted(set(units) - set(waiting))
+    yield from _fetch(config, work, [Job(unit=unit) for unit in units], proxy)
+
+
+def fetch_again(
+    config: BuildConfig, work: Path, wanted: Mapping[int, Sequence[int]], *, proxy: str | None = None
+) -> Generator[int, None, None]:
+    """Ask once more for the rows at these positions (ascending) of these units; yields each unit once they are there.
+
+    The answers go to `again_tar` and `again_path`; what was fetched before is left alone.
+    """
+    yield from _fetch(config, work, [Job(unit=unit, positions=tuple(at)) for unit, at in wanted.items()], proxy)
+
+
+def _fetch(config: BuildConfig, work: Path, jobs: Sequence[Job], proxy: str | None) -> Generator[int, None, None]:
+    (work / "fetched").mkdir(parents=True, exist_ok=True)
+    sweep(work)
+    waiting = [job for job in jobs if not is_done(work, job)]
+    yield from sorted({job.unit for job in jobs} - {job.unit for job in waiting})
     if not waiting:
         return
-    if config.source == "flickr" and importlib.util.find_spec("img2dataset") is None:
-        raise InputError("img2dataset is not installed, and downloading needs it: pip install '.[build]'")
-    num_rows = sum(pq.read_metadata(part_path(work, unit)).num_rows for unit in waiting)
-    with _Run(config, work, num_rows, proxy) as run:
-        if config.source == "local":
-            yield from _read_group(run, waiting)
-            return
-        group_size = max(UNITS_PER_PROCESS * config.processes, ROWS_PER_CALL // config.samples_per_shard)
+    if not DOWNLOADED.isdisjoint(sources_of(config)):
+        check_installed(config)
+    group_size = max(UNITS_PER_PROCESS * config.processes, ROWS_PER_CALL // config.samples_per_shard)
+    with _Run(config, work, sum(_num_rows(work, job) for job in waiting), proxy) as run:
         for first in range(0, len(waiting), group_size):
-            yield from _download_group(run, waiting[first : first + group_size])
+            yield from _fetch_group(run, waiting[first : first + group_size])
+
+
+def _num_rows(work: Path, job: Job) -> int:
+    return int(pq.read_metadata(part_path(work, job.unit)).num_rows) if job.positions is None else len(job.positions)
 
 
 def _start_checker(parent_pid: int) -> None:
@@ -94,15 +96,12 @@ def _start_checker(parent_pid: int) -> None:
 
 
 class _Run:
-    """What one call of `fetch_units` holds open: worker processes and the progress display."""
+    """What one call of `fetch_units` or `fetch_again` holds open: worker processes and the progress display."""
 
     def __init__(self, config: BuildConfig, work: Path, num_rows: int, proxy: str | None) -> None:
         self.config = config
         self.work = work
         self.proxy = proxy
-        self.limits = PictureLimits(
-            min_side=config.min_side, max_pixels=config.max_pixels, from_flickr=config.source == "flickr"
-        )
         self.num_checkers = max(1, min(config.processes, os.cpu_count() or 1))
         # Spawned, not forked: the build has threads (proxy of the sample, uploads), which a fork would not survive.
         self.pool = ProcessPoolExecutor(
@@ -130,58 +129,95 @@ class _Run:
         self.num_shown = max(self.num_shown, self.num_done + num_more)
         self.progress.advance_to(self.num_shown, note=f"{rate / 1e6:.1f} MB/s")
 
-    def result(self, future: Future[int]) -> int:
-        """The unit a worker has finished; ShardError when its files did not verify."""
+    def submit(self, function: Callable[..., Step], *arguments: Any) -> Future[Step]:
+        """Have a worker process do this."""
+        return self.pool.submit(function, *arguments)
+
+    def result(self, future: Future[Step]) -> Step:
+        """What a worker has done; ShardError when a unit's files did not verify."""
         try:
-            unit = future.result()
+            step = future.result()
         except BrokenProcessPool:
             raise StoreError(
                 "a process that checks pictures was killed, probably for lack of memory; "
                 "run again with a smaller --processes or --max-pixels"
             ) from None
-        self.num_done += pq.read_metadata(outcomes_path(self.work, unit)).num_rows
-        self.num_bytes_done += fetched_tar(self.work, unit).stat().st_size
-        return unit
+        if step.is_finished:
+            self.num_done += step.num_rows
+            self.num_bytes_done += step.num_bytes
+        return step
 
 
-def _read_group(run: _Run, units: Sequence[int]) -> Iterator[int]:
-    """Units of `--source local`; only a few are in the making at a time, so that disk use follows the consumer."""
-    left = list(reversed(units))
-    running: set[Future[int]] = set()
-    while left or running:
-        while left and len(running) < 2 * run.num_checkers:
-            running.add(run.pool.submit(finish_local, run.work, left.pop(), run.limits))
+def _fetch_group(run: _Run, jobs: Sequence[Job]) -> Iterator[int]:
+    """Put the jobs to one source after the other; yields the units that are finished."""
+    left = {job.unit: job for job in jobs}
+    sources = sources_of(run.config)
+    with tempfile.TemporaryDirectory(
+        prefix=temp_prefix(), dir=run.work / "fetched", ignore_cleanup_errors=True
+    ) as name:
+        for source in sources:
+            tasks = {
+                unit: Task(
+                    config=run.config,
+                    work=run.work,
+                    folder=Path(name),
+                    job=job,
+                    source=source,
+                    is_last=source == sources[-1],
+                )
+                for unit, job in sorted(left.items())
+            }
+            if source != sources[0] and tasks:
+                log.info("asking source %s for what %d units still lack", source, len(tasks))
+            for step in _download(run, tasks, Path(name)) if source in DOWNLOADED else _read(run, tasks):
+                if step.is_finished:
+                    del left[step.unit]
+                    run.show()
+                    yield step.unit
+    assert not left, f"units {sorted(left)} were put to every source and are not finished"
+
+
+def _read(run: _Run, tasks: Mapping[int, Task]) -> Iterator[Step]:
+    """Archives or local files; only a few units are in the making at a time, so that disk use follows the consumer."""
+    waiting = list(tasks.values())[::-1]
+    running: set[Future[Step]] = set()
+    while waiting or running:
+        while waiting and len(running) < 2 * run.num_checkers:
+            running.add(run.submit(read_pictures, waiting.pop()))
         done, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
         for future in done:
-            unit = run.result(future)
-            run.show()
-            yield unit
+            yield run.result(future)
 
 
-def _download_group(run: _Run, units: Sequence[int]) -> Iterator[int]:
-    """One img2dataset call over the units, repeated for those whose files did not verify."""
-    left = set(units)
+def _download(run: _Run, tasks: Mapping[int, Task], folder: Path) -> Iterator[Step]:
+    """One img2dataset call for the tasks, repeated for those whose files did not verify."""
+    asked = {unit: questions(task) for unit, task in tasks.items()}
+    for unit in [unit for unit, rows in asked.items() if rows.num_rows == 0]:
+        del asked[unit]
+        yield run.result(run.submit(take_nothing, tasks[unit]))
     log_path = run.work / "fetched" / "img2dataset.log"
     problems: list[str] = []
     for attempt in range(1, ATTEMPTS + 1):
+        if not asked:
+            return
         problems.clear()
-        with tempfile.TemporaryDirectory(
-            prefix=_TEMP_PREFIX, dir=run.work / "fetched", ignore_cleanup_errors=True
-        ) as name:
-            with Img2datasetCall(
-                run.config, run.work, sorted(left), folder=Path(name), log_path=log_path, proxy=run.proxy
-            ) as call:
-                for unit in _finished_units(run, call, problems):
-                    left.discard(unit)
-                    yield unit
-            if left and not problems:
+        with (
+            tempfile.TemporaryDirectory(prefix="call-", dir=folder, ignore_cleanup_errors=True) as name,
+            Img2datasetCall(run.config, asked, folder=Path(name), log_path=log_path, proxy=run.proxy) as call,
+        ):
+            for step in _finished_units(run, call, tasks, problems):
+                asked.pop(step.unit, None)
+                yield step
+                if not asked:  # img2dataset takes seconds to end, for nothing that is needed
+                    return
+            if asked and not problems:
                 problems.append(f"img2dataset left nothing (exit code {call.exit_code})")
-        if not left:
+        if not asked:
             return
         _check_disk(run.work)
         if attempt < ATTEMPTS:
-            log.warning("%d units must be downloaded again (attempt %d): %s", len(left), attempt + 1, problems[0])
-    names = ", ".join(unit_name(unit) for unit in sorted(left)[:5])
+            log.warning("%d units must be downloaded again (attempt %d): %s", len(asked), attempt + 1, problems[0])
+    names = ", ".join(unit_name(unit) for unit in sorted(asked)[:5])
     raise StoreError(f"units {names} could not be fetched in {ATTEMPTS} attempts: {problems[0]}; see {log_path}")
 
 
@@ -191,27 +227,27 @@ def _check_disk(work: Path) -> None:
         raise StoreError(f"{work}: the disk is full ({free_bytes} bytes left); make room, then run again")
 
 
-def _finished_units(run: _Run, call: Img2datasetCall, problems: list[str]) -> Iterator[int]:
-    """Yield the units that img2dataset downloads and that verify, until it ends; note the others' problems."""
-    running: set[Future[int]] = set()
-    moved_at, last_seen = time.perf_counter(), (-1, -1)
+def _finished_units(run: _Run, call: Img2datasetCall, tasks: Mapping[int, Task], problems: list[str]) -> Iterator[Step]:
+    """Yield what becomes of units that img2dataset downloads and that verify, until it ends; note others' problems."""
+    running: set[Future[Step]] = set()
+    moved_at, last_seen = time.perf_counter(), (-1, -1, 0.0)
     while True:
         ended = call.exit_code is not None  # asked before looking for files, so none is missed
         for shard in call.finished_shards():
-            running.add(run.pool.submit(finish_download, run.work, call.output, shard, run.limits))
+            running.add(run.submit(take_download, tasks, call.output, shard))
         done = {future for future in running if future.done()}
         running -= done
         for future in done:
             try:
-                unit = run.result(future)
+                step = run.result(future)
             except ShardError as error:
                 problems.append(str(error))
                 continue
-            yield unit
+            yield step
             moved_at = time.perf_counter()  # the consumer may have taken long
         num_pictures, num_bytes = call.growing()
         run.show(num_pictures, num_bytes)
-        seen = (len(call.submitted), num_bytes)
+        seen = (len(call.submitted), num_bytes, call.heartbeat)
         if seen != last_seen or running:
             moved_at, last_seen = time.perf_counter(), seen
         if ended and not running:

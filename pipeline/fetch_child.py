@@ -6,13 +6,21 @@ workers; here all of that ends with the build, whatever ends the build. `pipelin
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from pipeline.judging import PictureLimits
+from pipeline.lean_writer import LeanWriter
+from pipeline.polite import PoliteSettings
+from pipeline.polite_opener import PoliteDownloader
 
 _WATCH_INTERVAL_S = 0.5
 
@@ -39,13 +47,30 @@ def follow_parent(parent_pid: int, *, whole_group: bool = False) -> None:
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
 
 
+def download(arguments: dict[str, Any]) -> None:
+    """Run img2dataset with `arguments["img2dataset"]`, asking politely ("polite") and keeping good pictures ("limits").
+
+    What takes its parts' place is pickled with the work, so it reaches the processes of all its distributors.
+    """
+    # The package's attribute of this name is a function.
+    img2dataset: Any = importlib.import_module("img2dataset.main")
+    settings, downloader = PoliteSettings(**arguments["polite"]), img2dataset.Downloader
+
+    writer = partial(LeanWriter, limits=PictureLimits(**arguments["limits"]))
+
+    def polite_downloader(**options: Any) -> PoliteDownloader:
+        lean = downloader(**{**options, "sample_writer_class": writer})
+        return PoliteDownloader(downloader=lean, settings=settings)
+
+    img2dataset.Downloader = polite_downloader
+    img2dataset.download(**arguments["img2dataset"])
+
+
 def main(arguments: list[str]) -> int:
-    """Run one img2dataset download with the keyword arguments in the JSON file."""
+    """Run one download as the JSON file says."""
     parent_pid, path = int(arguments[0]), Path(arguments[1])
     follow_parent(parent_pid, whole_group=True)
-    import img2dataset
-
-    img2dataset.download(**json.loads(path.read_bytes()))
+    download(json.loads(path.read_bytes()))
     return 0
 
 

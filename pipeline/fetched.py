@@ -1,39 +1,39 @@
-"""One fetched unit: `fetched/NNNNN.tar` with its good pictures and `fetched/NNNNN.parquet` with every row's outcome.
+"""What fetching leaves of a unit: good pictures in `fetched/NNNNN.tar`, every row's outcome in `fetched/NNNNN.parquet`.
 
-In come what img2dataset left for a unit, or local pictures; out go those two files, the table last, with the
-same bytes whatever the timing was. These functions run in worker processes; who calls them when is `fetch`'s part.
+Where these files are, and reading and replacing them. A unit of which only some rows were asked for once more has the
+same files under `NNNNN.again.*`. Pictures are named by their row's position in the unit. The table is written last,
+so where it is, the tar is whole. How the files come about is `draft`'s part.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
-import tarfile
-from collections.abc import Iterable, Iterator
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ShardError, StoreError
+from pipeline.errors import StoreError
 from pipeline.records import OUTCOME_SCHEMA, unit_name
 from pipeline.selection import part_path
-from pipeline.sources import Picture, Rejected, classify_error, classify_picture, read_local
 
-_TAR_BLOCK_BYTES = 512
+_TEMP_NAME = re.compile(r"tmp-(?P<host>.+)-(?P<pid>\d+)-[^-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PictureLimits:
-    """What a picture must keep to; see the settings of the same names."""
+class Job:
+    """Rows of one unit to be fetched."""
 
-    min_side: int
-    max_pixels: int
-    from_flickr: bool
+    unit: int
+    positions: tuple[int, ...] | None = None
+    """Positions in the unit's selection, ascending; None: all of them."""
 
 
 def fetched_tar(work: Path, unit: int) -> Path:
@@ -46,14 +46,50 @@ def outcomes_path(work: Path, unit: int) -> Path:
     return work / "fetched" / f"{unit_name(unit)}.parquet"
 
 
-def is_fetched(work: Path, unit: int) -> bool:
-    """Whether the unit is finished and its pictures are still here."""
-    return outcomes_path(work, unit).exists() and fetched_tar(work, unit).exists()
+def again_tar(work: Path, unit: int) -> Path:
+    """Where the pictures are that came when some rows of a unit were asked for once more."""
+    return work / "fetched" / f"{unit_name(unit)}.again.tar"
+
+
+def again_path(work: Path, unit: int) -> Path:
+    """Where the outcomes of those rows are; written last."""
+    return work / "fetched" / f"{unit_name(unit)}.again.parquet"
+
+
+def job_files(work: Path, job: Job) -> tuple[Path, Path]:
+    """Tar and table a job ends in."""
+    if job.positions is None:
+        return fetched_tar(work, job.unit), outcomes_path(work, job.unit)
+    return again_tar(work, job.unit), again_path(work, job.unit)
+
+
+def job_rows(work: Path, job: Job) -> pa.Table:
+    """The selected rows a job is about, with their `position` in the unit."""
+    rows = pq.read_table(part_path(work, job.unit))
+    rows = rows.append_column("position", pa.array(range(rows.num_rows), pa.int64()))
+    return rows if job.positions is None else rows.take(pa.array(job.positions, pa.int64()))
+
+
+def is_done(work: Path, job: Job) -> bool:
+    """Whether the job is finished and its pictures are still here."""
+    tar, table = job_files(work, job)
+    if not (table.exists() and tar.exists()):
+        return False
+    # Rows are asked for once more for various reasons: what is there may be the answer to another question.
+    return job.positions is None or _read(table, job.unit)["key"].equals(job_rows(work, job)["key"])
 
 
 def read_outcomes(work: Path, unit: int) -> pa.Table:
     """The outcome of every row of a finished unit, in the selection's order."""
-    path = outcomes_path(work, unit)
+    return _read(outcomes_path(work, unit), unit)
+
+
+def read_again(work: Path, unit: int) -> pa.Table:
+    """The outcomes of the rows that were asked for once more; their `attempts` are the further ones only."""
+    return _read(again_path(work, unit), unit)
+
+
+def _read(path: Path, unit: int) -> pa.Table:
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
@@ -65,142 +101,66 @@ def read_outcomes(work: Path, unit: int) -> pa.Table:
     return table
 
 
-def finish_local(work: Path, unit: int, limits: PictureLimits) -> int:
-    """Read, check and write a unit of `--source local`; returns the unit."""
-    selection = pq.read_table(part_path(work, unit))
-    write_unit(work, unit, selection, read_local(selection["url"].to_pylist()), limits)
-    return unit
+def write_outcomes(work: Path, unit: int, table: pa.Table) -> None:
+    """Replace the outcomes of a unit, whole or not at all."""
+    path = outcomes_path(work, unit)
+    with disk_faults(path):
+        handle, name = tempfile.mkstemp(prefix=temp_prefix(), dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write_table(file, table)
+            Path(name).chmod(0o644)
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
-def finish_download(work: Path, folder: Path, shard: str, limits: PictureLimits) -> int:
-    """Check what img2dataset left under `folder/shard.*`, write the unit it belongs to and return that unit.
+def write_table(file: object, table: pa.Table) -> None:
+    """Write a table of outcomes to an open file, down to the disk."""
+    pq.write_table(table.select(OUTCOME_SCHEMA.names).cast(OUTCOME_SCHEMA), file)
+    sync(file)
 
-    ShardError when files contradict each other or the selection: img2dataset returns normally after a full
-    disk, and what it wrote then must not be believed.
-    """
-    tar, table = folder / f"{shard}.tar", folder / f"{shard}.parquet"
+
+def sync(file: object) -> None:
+    """Have an open file's bytes on the disk before it gets its final name."""
+    file.flush()  # type: ignore[attr-defined]
+    os.fsync(file.fileno())  # type: ignore[attr-defined]
+
+
+@contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Say what to do when the disk refuses."""
     try:
-        rows = pq.read_table(table)
-        stats = json.loads((folder / f"{shard}_stats.json").read_bytes())
-    except (OSError, pa.ArrowInvalid, ValueError) as error:
-        raise ShardError(f"{table}: cannot be read: {error}") from None
-    units = rows["unit"].unique().to_pylist()
-    if len(units) != 1:
-        raise ShardError(f"{table}: rows of units {units}, expected one unit")
-    unit = int(units[0])
-    selection = pq.read_table(part_path(work, unit))
-    rows = rows.sort_by("position")
-    _check_rows(table, rows, selection, stats)
-    write_unit(work, unit, selection, _answers(tar, rows), limits)
-    tar.unlink()
-    table.unlink()
-    return unit
-
-
-def write_unit(
-    work: Path, unit: int, selection: pa.Table, answers: Iterable[bytes | Rejected], limits: PictureLimits
-) -> None:
-    """Classify the answers (one per row of the selection) and write tar and outcomes, each whole or not at all."""
-    tar_path, table_path = fetched_tar(work, unit), outcomes_path(work, unit)
-    tar_part, table_part = tar_path.with_name(tar_path.name + ".part"), table_path.with_name(table_path.name + ".part")
-    outcomes: dict[str, list[Any]] = {name: [] for name in OUTCOME_SCHEMA.names}
-    try:
-        with tar_part.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                for index, answer in enumerate(answers):
-                    for name, value in _outcome(index, answer, limits, tar).items():
-                        outcomes[name].append(value)
-            file.flush()
-            os.fsync(file.fileno())
-        for name in ("key", "row", "url"):
-            outcomes[name] = selection[name].to_pylist()
-        with table_part.open("wb") as file:
-            pq.write_table(pa.table(outcomes, schema=OUTCOME_SCHEMA), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(tar_part, tar_path)
-        os.replace(table_part, table_path)
+        yield
     except OSError as error:
         raise StoreError(
-            f"{tar_path}: {error.strerror or error}; make room or pass --work with another folder, then run again"
+            f"{path}: {error.strerror or error}; make room or pass --work with another folder, then run again"
         ) from error
-    finally:
-        tar_part.unlink(missing_ok=True)
-        table_part.unlink(missing_ok=True)
 
 
-def _outcome(index: int, answer: bytes | Rejected, limits: PictureLimits, tar: tarfile.TarFile) -> dict[str, Any]:
-    """The columns of one outcome that fetching decides; a good picture goes into the tar."""
-    verdict: Picture | Rejected
-    if isinstance(answer, Rejected):
-        verdict = answer
-    else:
-        verdict = classify_picture(
-            answer, min_side=limits.min_side, max_pixels=limits.max_pixels, from_flickr=limits.from_flickr
-        )
-    found = {"reason": "", "detail": "", "member": "", "format": "", "num_bytes": 0, "sha256": ""}
-    size = {"width": verdict.width, "height": verdict.height}
-    if isinstance(verdict, Rejected):
-        return found | size | {"reason": str(verdict.reason), "detail": verdict.detail}
-    assert isinstance(answer, bytes)
-    # Named by position: keys are the user's own and may be longer than a tar header holds.
-    member = tarfile.TarInfo(f"{index:08d}.{verdict.format}")
-    member.size = len(answer)
-    member.mode = 0o644
-    tar.addfile(member, io.BytesIO(answer))
-    picture = {"member": member.name, "format": verdict.format, "num_bytes": len(answer)}
-    return found | size | picture | {"sha256": hashlib.sha256(answer).hexdigest()}
+def temp_prefix() -> str:
+    """Beginning of the names of temporary files and folders: several machines may fetch into one folder."""
+    return f"tmp-{socket.gethostname()}-{os.getpid()}-"
 
 
-def _check_rows(table: Path, rows: pa.Table, selection: pa.Table, stats: dict[str, Any]) -> None:
-    """Every selected row is there once, with its URL, and counts agree with img2dataset's own."""
-    num_rows = selection.num_rows
-    if rows["position"].to_pylist() != list(range(num_rows)):
-        raise ShardError(f"{table}: {rows.num_rows} rows that are not the {num_rows} selected ones")
-    if rows["url"].to_pylist() != selection["url"].to_pylist():
-        raise ShardError(f"{table}: URLs differ from the selection's")
-    status = rows["status"].to_pylist()
-    num_pictures = status.count("success")
-    found = (num_rows, num_pictures, num_rows - num_pictures)
-    expected = (stats.get("count"), stats.get("successes"), stats.get("failed_to_download"))
-    if found != expected:
-        raise ShardError(f"{table}: {found} rows, pictures and failures; its statistics say {expected}")
+def sweep(work: Path) -> None:
+    """Remove temporary files of builds on this machine that were killed."""
+    for path in (work / "fetched").glob("tmp-*"):
+        match = _TEMP_NAME.fullmatch(path.name)
+        if match is None or match["host"] != socket.gethostname() or _is_alive(int(match["pid"])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
 
 
-def _answers(tar_path: Path, rows: pa.Table) -> Iterator[bytes | Rejected]:
-    """What came for each row, read from img2dataset's tar and compared with the digest it noted while downloading."""
-    members = _members(tar_path)
-    num_pictures = rows["status"].to_pylist().count("success")
-    if len(members) != num_pictures:
-        raise ShardError(f"{tar_path}: {len(members)} pictures, expected {num_pictures}")
-    with tar_path.open("rb") as file:
-        columns = ("key", "status", "error_message", "sha256")
-        for key, status, message, sha256 in zip(*(rows[name].to_pylist() for name in columns), strict=True):
-            if status != "success":
-                yield classify_error(message or "")
-                continue
-            if key not in members:
-                raise ShardError(f"{tar_path}: picture {key} is missing")
-            offset, size = members[key]
-            file.seek(offset)
-            data = file.read(size)
-            if hashlib.sha256(data).hexdigest() != sha256:
-                raise ShardError(f"{tar_path}: picture {key} differs from what was downloaded")
-            yield data
-
-
-def _members(tar_path: Path) -> dict[str, tuple[int, int]]:
-    """Offset and size of each picture in img2dataset's tar; ShardError unless the tar ends as a whole one does."""
+def _is_alive(pid: int) -> bool:
     try:
-        with tarfile.open(tar_path, "r:") as tar:
-            members = {m.name.removesuffix(".jpg"): (m.offset_data, m.size) for m in tar if m.name.endswith(".jpg")}
-            end = tar.offset
-        with tar_path.open("rb") as file:
-            file.seek(end)
-            tail = file.read()
-    except (OSError, tarfile.TarError) as error:
-        raise ShardError(f"{tar_path}: cannot be read: {error}") from None
-    # Without this a tar cut between two members would pass for a whole one.
-    if len(tail) < 2 * _TAR_BLOCK_BYTES or any(tail):
-        raise ShardError(f"{tar_path}: ends early")
-    return members
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -1,18 +1,21 @@
 """One call of img2dataset over a few units: its input, its process, and what can be seen of it from outside.
 
-In come selected rows, out come img2dataset's own files in a temporary folder, one shard per unit, unchecked:
-`fetched` checks them, `fetch` decides what is downloaded when. The process itself is `fetch_child`.
+In come URLs, out come img2dataset's own files in a temporary folder, one shard per unit, unchecked:
+`img2dataset_output` checks them, `fetch` decides what is downloaded when. The process itself is `fetch_child`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import BuildConfig
-from pipeline.errors import StoreError
+from pipeline.errors import InputError, StoreError
+from pipeline.judging import limits_of
+from pipeline.polite import PoliteSettings
 from pipeline.records import unit_name
-from pipeline.selection import part_path
 
+_DISTRIBUTORS = {"spark": "pyspark", "ray": "ray"}
+"""For executors that are img2dataset's own; every other one runs it on its machine, in processes."""
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -50,30 +56,50 @@ class _GrowingTar:
             return  # gone, or at its end; this is only the display
 
 
-def _img2dataset_arguments(
-    config: BuildConfig, inputs: Path, output: Path, num_units: int, most_rows: int
-) -> dict[str, Any]:
-    return {
-        "url_list": str(inputs),
+def check_installed(config: BuildConfig) -> None:
+    """Say at once what downloading needs and lacks."""
+    if importlib.util.find_spec("img2dataset") is None:
+        raise InputError("img2dataset is not installed, and downloading needs it: pip install '.[build]'")
+    package = _DISTRIBUTORS.get(config.executor)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise InputError(
+            f"--executor {config.executor} needs the package {package}, which is not installed: "
+            f"pip install {package} here and on every machine of the cluster, or use --executor here"
+        )
+
+
+def _arguments(config: BuildConfig, folder: Path, num_units: int, most_rows: int) -> dict[str, dict[str, Any]]:
+    """What `fetch_child` is told: img2dataset's arguments and those of our opener in its processes."""
+    processes = min(config.processes, num_units)
+    polite = PoliteSettings(
+        per_host=math.ceil(config.per_host / processes),
+        timeout_s=config.timeout_s,
+        deadline_s=config.deadline_s,
+        heartbeat=str(folder / "heartbeat"),
+    )
+    img2dataset = {
+        "url_list": str(folder / "in"),
         "input_format": "parquet",
         "url_col": "url",
-        "save_additional_columns": ["unit", "position"],
-        "output_folder": str(output),
+        "save_additional_columns": ["unit", "index"],
+        "output_folder": str(folder / "out"),
         "output_format": "webdataset",
         "number_sample_per_shard": most_rows,
-        "processes_count": min(config.processes, num_units),
+        "processes_count": processes,
         "thread_count": config.threads,
         "timeout": config.timeout_s,
         "retries": config.retries,
-        # Bytes pass through as served, and img2dataset decodes nothing (a 30,000 x 30,000 header costs it
-        # nothing): what is a picture and what is not, `sources` decides for all sources alike.
+        "distributor": _DISTRIBUTORS.get(config.executor, "multiprocessing"),
+        # Bytes pass through as served to our writer: what is a picture and what is not, `judging` decides for all
+        # sources alike.
         "disable_all_reencoding": True,
         "extract_exif": False,
-        "compute_hash": "sha256",
+        "compute_hash": None,  # our writer notes the digest of what is kept
         "enable_wandb": False,
         # disallowed_header_directives is left at img2dataset's polite default: pictures whose server forbids
         # their use by an X-Robots-Tag header are not taken.
     }
+    return {"img2dataset": img2dataset, "polite": asdict(polite), "limits": asdict(limits_of(config))}
 
 
 def _environment(proxy: str | None) -> dict[str, str]:
@@ -108,39 +134,41 @@ class Img2datasetCall:
     """A running img2dataset; use as a context manager, which ends it with all its workers."""
 
     def __init__(
-        self, config: BuildConfig, work: Path, units: Sequence[int], *, folder: Path, log_path: Path, proxy: str | None
+        self, config: BuildConfig, questions: Mapping[int, pa.Table], *, folder: Path, log_path: Path, proxy: str | None
     ) -> None:
+        """`questions`: for each unit a table with columns unit, index and url, not empty."""
         self.output = folder / "out"
         """Where img2dataset writes."""
         self.submitted: set[str] = set()
         """Shards that `finished_shards` has named."""
+        self._heartbeat = folder / "heartbeat"
         self._tars: dict[str, _GrowingTar] = {}
         try:
-            arguments = self._write_input(config, work, units, folder)
+            self._heartbeat.touch()
+            (folder / "in").mkdir()
+            self.output.mkdir()
+            # One file per unit, none longer than a shard: every unit becomes one shard, and says itself which it is.
+            for unit, rows in questions.items():
+                pq.write_table(rows, folder / "in" / f"{unit_name(unit)}.parquet")
+            most_rows = max(rows.num_rows for rows in questions.values())
+            arguments = folder / "arguments.json"
+            arguments.write_text(json.dumps(_arguments(config, folder, len(questions), most_rows)))
             self._process = _start(arguments, log_path, proxy)
         except OSError as error:
             raise StoreError(f"{folder}: {error.strerror or error}; make room, then run again") from error
-
-    def _write_input(self, config: BuildConfig, work: Path, units: Sequence[int], folder: Path) -> Path:
-        inputs = folder / "in"
-        inputs.mkdir()
-        self.output.mkdir()
-        most_rows = 1
-        for unit in units:
-            urls = pq.read_table(part_path(work, unit), columns=["url"])
-            rows = urls.append_column("position", pa.array(range(urls.num_rows), pa.int64()))
-            rows = rows.append_column("unit", pa.array([unit] * urls.num_rows, pa.int64()))
-            # One file per unit, none longer than a shard: every unit becomes one shard, and says itself which it is.
-            pq.write_table(rows, inputs / f"{unit_name(unit)}.parquet")
-            most_rows = max(most_rows, urls.num_rows)
-        arguments = folder / "arguments.json"
-        arguments.write_text(json.dumps(_img2dataset_arguments(config, inputs, self.output, len(units), most_rows)))
-        return arguments
 
     @property
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self._process.poll()
+
+    @property
+    def heartbeat(self) -> float:
+        """When requests were last answered, as far as img2dataset's processes have told (unix seconds)."""
+        try:
+            return self._heartbeat.stat().st_mtime
+        except OSError:
+            return 0.0
 
     def finished_shards(self) -> list[str]:
         """Names of shards that have become complete since the last question: their statistics are there, whole."""

@@ -1,4 +1,4 @@
-"""Rows of `--source local`: Parquet tables of one's own pictures and captions.
+"""Rows of `--dataset local`: Parquet tables of one's own pictures and captions.
 
 Columns: path (relative to the table's folder, or absolute) or image (the bytes); title and description, or
 caption; optionally key, user, date_taken, page_url, license, license_url. Pictures are named here, as
@@ -8,58 +8,69 @@ caption; optionally key, user, date_taken, page_url, license, license_url. Pictu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from pipeline import store
 from pipeline.errors import InputError
-from pipeline.lines import stored_bytes
+from pipeline.metadata_rows import (
+    CHUNK_ROWS,
+    TEXT_COLUMNS,
+    Chunk,
+    Rows,
+    Wanted,
+    cheap_batch,
+    chosen,
+    empty_texts,
+    whole_batch,
+)
 from pipeline.store_faults import translated
 
-BATCH_ROWS = 10_000
 MAX_KEY_BYTES = 90
 """A member of a plain tar has a name of at most 100 bytes, and `.jpg`, `.json` follow the key."""
 
-_OPTIONAL = ("key", "title", "description", "user", "date_taken", "page_url", "license", "license_url")
+_OPTIONAL = ("key", *TEXT_COLUMNS)
 _FORBIDDEN = re.compile(r"[./\\\s\x00-\x1f\x7f]")
 _COLUMNS = "columns path or image, and title, description or caption"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableRows:
-    """Consecutive rows: row, key, url and texts; see `metadata.Rows`."""
-
-    batch: pa.RecordBatch
-    num_malformed: int
-    bytes_read: int
+def is_key(text: str) -> bool:
+    """Whether a text can name a sample's files in a tar."""
+    return bool(text) and not _FORBIDDEN.search(text) and len(text.encode()) <= MAX_KEY_BYTES
 
 
-def read_tables(urls: Sequence[str]) -> Iterator[TableRows]:
-    """All rows of all tables, in order; a row without a path is malformed."""
-    first_row = bytes_before = 0
-    for url in urls:
-        num_bytes = stored_bytes(url, what="a Parquet table")
-        with translated(url, "read"):
-            filesystem, path = store.filesystem(url)
-            opened: BinaryIO = filesystem.open(path, "rb")
-        with closing(opened):
-            table = _open(url, opened)
-            num_rows = table.metadata.num_rows
-            done = 0
-            for batch in _batches(url, table):
-                bytes_read = bytes_before + num_bytes * (done + batch.num_rows) // num_rows
-                yield _rows(url, batch, row=first_row + done, row_in_table=done, bytes_read=bytes_read)
-                done += batch.num_rows
-            first_row += num_rows
-            bytes_before += num_bytes
+def table_chunks(url: str, *, first_row: int, bytes_before: int, num_bytes: int) -> Iterator[Chunk]:
+    """All rows of a table; chunks hold its texts, since row groups may be of any size."""
+    with translated(url, "read"):
+        filesystem, path = store.filesystem(url)
+        opened: BinaryIO = filesystem.open(path, "rb")
+    with closing(opened):
+        table = _open(url, opened)
+        done = 0
+        for batch in _batches(url, table):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as stream:
+                stream.write_batch(batch)
+            end = done + batch.num_rows
+            yield Chunk(
+                url=url,
+                form="local",
+                first_row=first_row + done,
+                num_rows=batch.num_rows,
+                done_bytes=bytes_before + num_bytes * end // table.metadata.num_rows,
+                data=sink.getvalue().to_pybytes(),
+                start=done,
+                stop=end,
+            )
+            done = end
 
 
 def _open(url: str, opened: BinaryIO) -> pq.ParquetFile:
@@ -84,7 +95,7 @@ def _batches(url: str, table: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
     if "image" not in names:
         wanted.append("path")
     try:
-        yield from table.iter_batches(batch_size=BATCH_ROWS, columns=wanted)
+        yield from table.iter_batches(batch_size=CHUNK_ROWS, columns=wanted)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{url}: the table is damaged ({error}); write it again") from error
 
@@ -107,7 +118,7 @@ def _keys(url: str, batch: pa.RecordBatch, row: int, row_in_table: int) -> pa.Ar
         return pa.array([f"{number:09d}" for number in range(row, row + batch.num_rows)], pa.string())
     keys = _texts(url, batch, "key")
     for offset, key in enumerate(keys.to_pylist()):
-        if not key or _FORBIDDEN.search(key) or len(key.encode()) > MAX_KEY_BYTES:
+        if not is_key(key):
             raise InputError(
                 f"{url}: row {row_in_table + offset} has the key {key[:200]!r}; a key names files in a tar: not empty, "
                 f"at most {MAX_KEY_BYTES} bytes, without dots, slashes and white space"
@@ -129,21 +140,34 @@ def _file_url(table_url: str, path: str) -> str:
     return (folder / path).as_uri()
 
 
-def _rows(url: str, batch: pa.RecordBatch, *, row: int, row_in_table: int, bytes_read: int) -> TableRows:
+def read_table(chunk: Chunk, wanted: Wanted | None) -> Rows:
+    """The rows of a chunk; a row without a path is malformed."""
+    (batch,) = pa.ipc.open_stream(chunk.data)
+    url = chunk.url
     if "path" in batch.schema.names:
         urls = [_file_url(url, path) for path in _texts(url, batch, "path").to_pylist()]
     else:
         table = Path(url.removeprefix("file://")).absolute().as_uri().replace("file:", "parquet:", 1)
-        urls = [f"{table}#{number}" for number in range(row_in_table, row_in_table + batch.num_rows)]
-    texts = {name: _texts(url, batch, name) for name in _OPTIONAL if name != "key"}
+        urls = [f"{table}#{number}" for number in range(chunk.start, chunk.stop)]
+    texts = {name: _texts(url, batch, name) for name in TEXT_COLUMNS}
     if "description" not in batch.schema.names:
         texts["description"] = _texts(url, batch, "caption")
-    arrays = {
-        "row": pa.array(np.arange(row, row + batch.num_rows)),
-        "key": _keys(url, batch, row, row_in_table),
-        "url": pa.array(urls, pa.string()),
-        **texts,
-    }
-    whole = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
-    good = whole.filter(pc.not_equal(whole.column("url"), ""))
-    return TableRows(batch=good, num_malformed=whole.num_rows - good.num_rows, bytes_read=bytes_read)
+    texts |= {"key": _keys(url, batch, chunk.first_row, chunk.start), "url": pa.array(urls, pa.string())}
+    good = np.flatnonzero(np.array([bool(url) for url in urls], np.bool_))
+    cheap = cheap_batch(
+        row=chunk.first_row + good,
+        line=None,
+        photo_id=None,
+        bucket_key=empty_texts(len(good), pa.string()),
+        is_video=None,
+    )
+    taken = chosen(cheap, wanted)
+    rows = pa.array(good[taken])
+    return Rows(
+        batch=whole_batch(
+            cheap.take(pa.array(taken)), {name: column.take(rows) for name, column in texts.items()}, is_encoded=False
+        ),
+        num_malformed=chunk.num_rows - len(good),
+        num_unwanted=len(good) - len(taken),
+        is_encoded=False,
+    )

@@ -9,7 +9,6 @@ error here, not a surprise in the middle of training. The schema for people: man
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from dataclasses import asdict, dataclass, fields
@@ -42,11 +41,14 @@ INDEX_SCHEMA = pa.schema(
         ("json_offset", pa.int64()),
         ("json_size", pa.int64()),
         ("sha256", pa.string()),  # hex, of the shard's bytes [offset, offset + size)
-        # For people; training does not read what follows.
+        # For people and for rebuilding a damaged shard; training does not read what follows.
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("image_sha256", pa.string()),  # hex, of the picture's bytes
         ("title", pa.string()),
         ("description", pa.string()),
+        ("title_usable", pa.bool_()),
+        ("description_usable", pa.bool_()),
         ("user", pa.string()),
         ("date_taken", pa.string()),
         ("page_url", pa.string()),
@@ -287,7 +289,8 @@ def read_index(manifest_base_url: str, shard: Shard) -> ShardIndex:
         raise ShardError(f"{url}: sha256 is {found}, the manifest says {shard.index_sha256}; rebuild the shard")
     columns = ["key", "image_ext", "sha256", *_OFFSET_COLUMNS]
     try:
-        table = pq.read_table(io.BytesIO(data), columns=columns)
+        # One thread: the columns of one shard are small, and readers have their own threads.
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
         table = table.cast(pa.schema([INDEX_SCHEMA.field(name) for name in table.column_names]))
         empty = [name for name in columns if table.column(name).null_count]
         if empty:

@@ -28,7 +28,9 @@ class Reason(StrEnum):
     NO_CAPTION = "no_caption"
     """Title and description are both empty once markup is removed."""
     JUNK_CAPTION = "junk_caption"
-    """What text there is, is a file name, a date, camera boilerplate, or far too long."""
+    """What text there is, is a file name, a date, camera boilerplate, a single word, or far too long."""
+    NOT_ENGLISH = "not_english"
+    """Variant `english`: no text that may serve as a caption is in English."""
 
     DEAD_LINK = "dead_link"
     """The server says the photograph is gone or private (HTTP 401, 403, 404, 410)."""
@@ -41,18 +43,22 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     """The answer was shorter than announced, or the picture's data ends early."""
     MISSING_FILE = "missing_file"
-    """A local picture is not where the row says."""
+    """A local picture, or a zip archive's member, is not where the row says."""
     NOT_AN_IMAGE = "not_an_image"
     """What came is not a JPEG, PNG or WebP picture (an HTML page, for example)."""
     TOO_SMALL = "too_small"
     """The picture's shorter side is under the limit."""
+    WRONG_ASPECT = "wrong_aspect"
+    """The picture is longer and narrower than allowed."""
     BOMB = "bomb"
     """The picture's header announces more pixels than allowed; it was not decoded."""
+    DUPLICATE_IMAGE = "duplicate_image"
+    """The picture's bytes are those of an earlier sample."""
 
     @property
     def can_heal(self) -> bool:
         """Whether asking again later may succeed."""
-        return self in {Reason.SERVER_ERROR, Reason.UNREACHABLE, Reason.TRUNCATED}
+        return self in {Reason.SERVER_ERROR, Reason.UNREACHABLE, Reason.TRUNCATED, Reason.MISSING_FILE}
 
 
 SELECT_REASONS = (
@@ -63,6 +69,7 @@ SELECT_REASONS = (
     Reason.VIDEO,
     Reason.NO_CAPTION,
     Reason.JUNK_CAPTION,
+    Reason.NOT_ENGLISH,
 )
 """Reasons the select stage counts; the others belong to fetch."""
 
@@ -70,6 +77,9 @@ SELECTION_SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # the sample's key in the shards: the photo id, or the user's own
         ("row", pa.int64()),  # 0-based position of the row in the metadata
+        ("photo_id", pa.int64()),  # Flickr's; -1 when unknown
+        ("line", pa.int64()),  # number of the line in YFCC100M's v2 file, by which archives name it; -1 when unknown
+        ("bucket_key", pa.string()),  # name of the picture in the public bucket; "" when unknown
         ("url", pa.string()),  # where the picture is: http(s)://, file:///path, parquet:///path#row
         ("title", pa.string()),  # cleaned, "" when empty
         ("description", pa.string()),  # cleaned, "" when empty
@@ -84,14 +94,20 @@ SELECTION_SCHEMA = pa.schema(
 )
 """One selected row; `selection/part-NNNNN.parquet` holds the rows of unit NNNNN, one shard's worth."""
 
+ATTEMPT_TYPE = pa.struct([("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+"""One source's answer; `reason` is "" when it gave a good picture."""
+
 OUTCOME_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("row", pa.int64()),
-        ("url", pa.string()),
+        ("url", pa.string()),  # the selection's
+        ("source", pa.string()),  # where the picture came from at last: "url", "bucket", "zip" or "local"
         ("reason", pa.string()),  # "" when the picture is good, else a Reason
         ("detail", pa.string()),  # what exactly was found; "" when the picture is good
+        ("attempts", pa.list_(ATTEMPT_TYPE)),  # every source that was asked, in order, the last one included
         ("member", pa.string()),  # name of the picture in fetched/NNNNN.tar; "" when rejected
+        ("offset", pa.int64()),  # of the picture's first byte in that tar; -1 when rejected
         ("format", pa.string()),  # "jpg", "png" or "webp"; "" when rejected
         ("width", pa.int32()),  # pixels; 0 when unknown
         ("height", pa.int32()),

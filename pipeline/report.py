@@ -1,7 +1,8 @@
 """Write `report.html`: one self-contained page on which a person sees what a sealed data set holds.
 
-In come the manifest, the shards' indexes and, where they still exist, the outcomes in the work folder; out goes the
-page beside the manifest. How it looks is `report_page`'s part. Equal data sets give equal pages.
+In come the manifest, the shards' indexes and, where it still exists, the work folder; out goes the page beside the
+manifest. Indexes are read one after the other and only counted, so memory does not grow with the data set. How the page
+looks is `report_page`'s part. Equal data sets give equal pages, but for the chart of download rates.
 """
 
 from __future__ import annotations
@@ -9,29 +10,48 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import store
+from pipeline import language, store
 from pipeline.config import BuildConfig
-from pipeline.errors import ShardError
-from pipeline.fetched import outcomes_path, read_outcomes
+from pipeline.errors import ShardError, YfccError
 from pipeline.manifest import Manifest, Shard
-from pipeline.report_page import Example, Facts, manifest_mark, render
-from pipeline.selection import num_units, part_path
+from pipeline.report_facts import Captions, Example, Facts, Pictures
+from pipeline.report_page import manifest_mark, render
+from pipeline.report_pictures import CLASSES_PER_OCTAVE
+from pipeline.report_work import count_values, read_comparisons, read_fetched, years_of
+from pipeline.timing import read_timing
 
 REPORT_NAME = "report.html"
 NUM_EXAMPLES = 48
+NUM_LANGUAGE_CAPTIONS = 20_000
+"""Captions whose language is looked at; with 20,000 a share is known to a percentage point."""
 _HEAD_BYTES = 2048
-_THUMBNAIL_PX = 320
-_COLUMNS = ["key", "offset", "size", "image_offset", "image_size", "txt_offset", "txt_size"]
-_COLUMNS += ["width", "height", "user", "date_taken", "page_url", "license", "license_url"]
+_THUMBNAIL_PX = 400
+_MOST_SIZES = 200_000
+_MOST_LICENSES = 10_000
+_COLUMNS = ["key", "offset", "size", "image_offset", "image_size", "txt_offset", "txt_size", "width", "height"]
+_COLUMNS += [
+    "title",
+    "description",
+    "title_usable",
+    "description_usable",
+    "user",
+    "date_taken",
+    "page_url",
+    "license",
+    "license_url",
+]
 
 
 def write_report(config: BuildConfig, work: Path, manifest: Manifest) -> str:
@@ -51,40 +71,44 @@ def is_current(config: BuildConfig, manifest: Manifest) -> bool:
 
 
 def _collect(base_url: str, work: Path, manifest: Manifest) -> Facts:
-    caption_bytes: Counter[int] = Counter()
-    shorter_side: Counter[int] = Counter()
-    licenses: Counter[tuple[str, str]] = Counter()
-    years: Counter[str] = Counter()
+    captions, pictures = Captions(), Pictures()
     examples: list[Example] = []
-    wanted = _example_positions(manifest.num_samples)
+    to_tell: list[str] = []
+    shown = _spread(NUM_EXAMPLES, manifest.num_samples)
+    told = _spread(NUM_LANGUAGE_CAPTIONS, manifest.num_samples)
     first = 0
     for shard in manifest.shards:
         index = _read_columns(base_url, shard)
-        _count(caption_bytes, index["txt_size"])
-        _count(shorter_side, pc.min_element_wise(index["width"], index["height"]))
-        _count(years, _year(index["date_taken"]))
-        licenses.update(zip(index["license"].to_pylist(), index["license_url"].to_pylist(), strict=True))
-        here = [position - first for position in wanted if first <= position < first + index.num_rows]
-        examples.extend(_examples(base_url, shard, index.take(pa.array(here, pa.int64()))))
+        texts = _captions(index)
+        count_values(captions.words, _num_words(texts))
+        _count_usable(captions.usable, index)
+        _count_pictures(pictures, index)
+        examples.extend(_examples(base_url, shard, index.take(_inside(shown, first, index.num_rows))))
+        to_tell += texts.take(_inside(told, first, index.num_rows)).to_pylist()
         first += index.num_rows
-    fetched, rejected = _rejections_by_year(work)
+    no_languages = _tell_languages(captions.languages, to_tell)
     return Facts(
         manifest=manifest,
         base_url=base_url,
-        caption_bytes=caption_bytes,
-        shorter_side=shorter_side,
-        licenses=licenses,
-        years=years,
-        fetched_by_year=fetched,
-        rejected_by_year=rejected,
+        captions=replace(captions, no_languages=no_languages),
+        pictures=pictures,
+        fetched=read_fetched(work),
+        timings=read_timing(work),
+        comparisons=read_comparisons(work),
         examples=examples,
     )
 
 
-def _example_positions(num_samples: int) -> list[int]:
-    """Positions of the examples, evenly spread: 4 of 100 would be 12, 37, 62, 87."""
-    count = min(NUM_EXAMPLES, num_samples)
-    return [(2 * i + 1) * num_samples // (2 * count) for i in range(count)]
+def _spread(at_most: int, total: int) -> NDArray[np.int64]:
+    """Positions evenly spread over a data set: 4 of 100 are 12, 37, 62, 87."""
+    count = min(at_most, total)
+    return (2 * np.arange(count, dtype=np.int64) + 1) * total // (2 * max(count, 1))
+
+
+def _inside(positions: NDArray[np.int64], first: int, num_rows: int) -> pa.Array:
+    """Those of the ascending positions that lie in one shard, counted from its first sample."""
+    begin, end = np.searchsorted(positions, [first, first + num_rows])
+    return pa.array(positions[begin:end] - first)
 
 
 def _read_columns(base_url: str, shard: Shard) -> pa.Table:
@@ -98,31 +122,79 @@ def _read_columns(base_url: str, shard: Shard) -> pa.Table:
     return index
 
 
-def _count(counter: Counter[int] | Counter[str], column: pa.ChunkedArray) -> None:
-    for entry in pc.value_counts(column).to_pylist():
-        counter[entry["values"]] += entry["counts"]
+def _captions(index: pa.Table) -> pa.ChunkedArray:
+    """The samples' captions: description or title, told apart by the caption's number of bytes."""
+    is_description = pc.equal(pc.binary_length(index["description"]), index["txt_size"])
+    return pc.if_else(is_description, index["description"], index["title"])
 
 
-def _year(dates: pa.ChunkedArray) -> pa.ChunkedArray:
-    """ "2009-07-14 12:00:00.0" -> "2009", "" where there is no plausible year."""
-    years = pc.utf8_slice_codeunits(dates, 0, 4)
-    plausible = pc.match_substring_regex(years, "^(18|19|20)[0-9]{2}$")
-    return pc.if_else(pc.fill_null(plausible, False), years, "")
+def _count_usable(usable: Counter[str], index: pa.Table) -> None:
+    title, description = index["title_usable"], index["description_usable"]
+    groups = {
+        "both": pc.and_(title, description),
+        "title": pc.and_not(title, description),
+        "description": pc.and_not(description, title),
+        "neither": pc.invert(pc.or_(title, description)),
+    }
+    for name, is_member in groups.items():
+        usable[name] += pc.sum(is_member).as_py() or 0
 
 
-def _rejections_by_year(work: Path) -> tuple[Counter[str], Counter[str]]:
-    """Rows fetched and rows of them rejected per year taken; empty when the work folder is gone."""
-    fetched: Counter[str] = Counter()
-    rejected: Counter[str] = Counter()
-    if not (work / "selection" / "funnel.json").exists():
-        return fetched, rejected
-    for unit in range(num_units(work)):
-        if not (part_path(work, unit).exists() and outcomes_path(work, unit).exists()):
-            return Counter(), Counter()
-        years = _year(pq.read_table(part_path(work, unit), columns=["date_taken"])["date_taken"])
-        _count(fetched, years)
-        _count(rejected, years.filter(pc.not_equal(read_outcomes(work, unit)["reason"], "")))
-    return fetched, rejected
+def _num_words(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    trimmed = pc.utf8_trim_whitespace(texts)
+    counts = pc.list_value_length(pc.utf8_split_whitespace(trimmed))
+    return pc.if_else(pc.equal(trimmed, ""), pa.scalar(0, counts.type), counts)
+
+
+def _count_pictures(pictures: Pictures, index: pa.Table) -> None:
+    width, height = index["width"].to_numpy().astype(np.int64), index["height"].to_numpy().astype(np.int64)
+    shorter, longer = np.maximum(np.minimum(width, height), 1), np.maximum(np.maximum(width, height), 1)
+    _count_numbers(pictures.shorter_side, shorter)
+    _count_numbers(pictures.kilobytes, index["image_size"].to_numpy() // 1000)
+    _count_numbers(pictures.aspects, np.rint(100 * longer / shorter).astype(np.int64))
+    classes = np.rint(CLASSES_PER_OCTAVE * np.log2(np.maximum(np.stack([width, height]), 1))).astype(np.int64)
+    _count_pairs(pictures.size_classes, classes)
+    _count_pairs(pictures.common_sizes, np.stack([width, height]))
+    _keep_largest(pictures.common_sizes, _MOST_SIZES)
+    is_square = longer <= 1.05 * shorter
+    pictures.shapes["square"] += int(is_square.sum())
+    pictures.shapes["landscape"] += int((~is_square & (width > height)).sum())
+    pictures.shapes["portrait"] += int((~is_square & (width < height)).sum())
+    count_values(pictures.years, years_of(index["date_taken"]))
+    for entry in index.group_by(["license", "license_url"]).aggregate([([], "count_all")]).to_pylist():
+        pictures.licenses[entry["license"], entry["license_url"]] += entry["count_all"]
+    _keep_largest(pictures.licenses, _MOST_LICENSES, ("others", ""))
+
+
+def _count_numbers(counter: Counter[int], values: NDArray[np.int64]) -> None:
+    found, counts = np.unique(values, return_counts=True)
+    counter.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+
+
+def _count_pairs(counter: Counter[tuple[int, int]], pairs: NDArray[np.int64]) -> None:
+    found, counts = np.unique(pairs, axis=1, return_counts=True)
+    counter.update(dict(zip(zip(*found.tolist(), strict=True), counts.tolist(), strict=True)))
+
+
+def _keep_largest(counter: Counter[Any], most: int, rest: Any = None) -> None:
+    """Bound a counter's memory: beyond `most` entries the rarer half goes, into `rest` if there is one."""
+    if len(counter) <= most:
+        return
+    ranked = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    for key, count in ranked[most // 2 :]:
+        del counter[key]
+        if rest is not None:
+            counter[rest] += count
+
+
+def _tell_languages(languages: Counter[str], texts: Sequence[str]) -> str:
+    """Count the texts' languages; why it could not be done, or ""."""
+    try:
+        languages.update(language.detect(text) for text in texts)
+    except YfccError as error:
+        languages.clear()
+        return str(error)
+    return ""
 
 
 def _examples(base_url: str, shard: Shard, rows: pa.Table) -> Iterator[Example]:
@@ -134,7 +206,8 @@ def _examples(base_url: str, shard: Shard, rows: pa.Table) -> Iterator[Example]:
             key=row["key"],
             thumbnail=_thumbnail(sample[image_start : image_start + row["image_size"]]),
             caption=sample[txt_start : txt_start + row["txt_size"]].decode("utf-8", "replace"),
-            size=f"{row['width']} × {row['height']}",
+            width=row["width"],
+            height=row["height"],
             user=row["user"],
             page_url=row["page_url"],
             license=row["license"],

@@ -1,31 +1,59 @@
-"""Numbers made visible for the report: grouping counts, column charts as SVG, and the page's style sheet.
+"""Numbers made visible for the report: bars, columns, strips and the tables behind them, as HTML.
 
-Pure: counts in, text out. What is shown where is `report_page`'s part.
+Pure: counts in, text out. Charts are boxes and not drawings, so that their text stays as large on a telephone as on a
+wall; each carries its message as a text for those who cannot see it, and a table with its numbers. What is shown
+where is the business of the sections, how it looks that of `report_style`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 
 _MAX_YEARS = 16
-_CHART_W, _CHART_H, _AXIS_H = 520, 190, 26
+_MOST_TICKS = 6
 
 
-def format_bytes(num_bytes: int) -> str:
+def format_bytes(num_bytes: float) -> str:
     """1234567 -> "1.2 MB"."""
     value, unit = float(num_bytes), "bytes"
     for larger in ("kB", "MB", "GB", "TB", "PB"):
-        if value < 1000:
+        if value < 999.5:
             break
         value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+    return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"
 
 
-def quantile(counts: Counter[int], share: float) -> int:
-    """The smallest value with at least this share of the samples at or below it; 0 when there are none."""
-    needed, seen = share * counts.total(), 0
+def compact(count: float) -> str:
+    """A count in few letters: 7 -> "7", 12345 -> "12.3 k", 14689580 -> "14.7 M"."""
+    value, unit = float(count), ""
+    for larger in (" k", " M", " G"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    if not unit and value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.3g}{unit}" if value < 100 else f"{value:.0f}{unit}"
+
+
+def share(part: float, whole: float) -> str:
+    """(1, 3) -> "33.3 %"; a little that is not nothing never reads as 0 %, a lot that is not all never as 100 %."""
+    if not whole:
+        return "–"
+    percent = 100 * part / whole
+    if part and percent < 0.05:
+        return "< 0.01 %" if percent < 0.01 else f"{percent:.2f} %"
+    if part < whole and percent >= 99.95:
+        return "> 99.99 %" if percent > 99.99 else f"{percent:.2f} %"
+    return "100 %" if part == whole else "0 %" if not part else f"{percent:.1f} %"
+
+
+def quantile(counts: Counter[int], portion: float) -> int:
+    """The smallest value with at least this portion of the samples at or below it; 0 when there are none."""
+    needed, seen = portion * counts.total(), 0
     for value in sorted(counts):
         seen += counts[value]
         if seen >= needed:
@@ -33,20 +61,34 @@ def quantile(counts: Counter[int], share: float) -> int:
     return 0
 
 
-def bins(counts: Counter[int], num_bins: int = 26) -> list[tuple[str, int]]:
-    """Bins of a round width up to the 99th percentile; what lies above goes into the last one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bins:
+    """A histogram: bins of one round width, from nought."""
 
-    bins(Counter({3: 2, 14: 1}), 2) -> [("0-9", 2), ("10 and more", 1)]
+    width: int
+    heights: list[int]
+    is_open: bool
+    """Whether the last bin also holds what lies above it."""
+
+    def label(self, number: int) -> str:
+        """ "0–9", "10 and more", or "7" where bins hold one value."""
+        low = number * self.width
+        if self.is_open and number == len(self.heights) - 1:
+            return f"{low:,} and more"
+        return f"{low:,}" if self.width == 1 else f"{low:,}–{low + self.width - 1:,}"
+
+
+def bins(counts: Counter[int], most: int = 40) -> Bins:
+    """Bins up to the 99th percentile, at most `most` + 1; what lies above goes into the last one.
+
+    bins(Counter({3: 2, 14: 1}), 2) -> Bins(width=10, heights=[2, 1], is_open=False)
     """
     top = max(1, quantile(counts, 0.99))
-    width = next(step * 10**power for power in range(12) for step in (1, 2, 5) if step * 10**power * num_bins > top)
+    width = next(step * 10**power for power in range(12) for step in (1, 2, 5) if step * 10**power * most > top)
     heights = [0] * (top // width + 1)
     for value, count in counts.items():
         heights[min(value // width, len(heights) - 1)] += count
-    labels = [f"{i * width}-{(i + 1) * width - 1}" if width > 1 else str(i) for i in range(len(heights))]
-    if max(counts, default=0) >= len(heights) * width:
-        labels[-1] = f"{(len(heights) - 1) * width} and more"
-    return list(zip(labels, heights, strict=True))
+    return Bins(width=width, heights=heights, is_open=max(counts, default=0) >= len(heights) * width)
 
 
 def year_groups(counts: Counter[str]) -> dict[str, str]:
@@ -65,73 +107,149 @@ def year_groups(counts: Counter[str]) -> dict[str, str]:
     return groups
 
 
-def columns(values: Sequence[tuple[str, float]], unit: str, *, percent: bool = False, kind: str = "kept") -> str:
-    """A column chart; labels that would touch are left out, every column says its numbers when pointed at."""
-    top = max((value for _, value in values), default=0) or 1
-    step = _CHART_W / max(len(values), 1)
-    shown_every = max(1, -(-len(values) * max((len(label) for label, _ in values), default=1) * 8 // _CHART_W))
-    parts = []
-    for i, (label, value) in enumerate(values):
-        height = (_CHART_H - 18) * value / top
-        said = f"{value:.1%}" if percent else f"{value:,.0f}"
-        parts.append(
-            f'<rect class={kind} x="{i * step + 1:.1f}" y="{_CHART_H - height:.1f}" width="{max(step - 2, 1):.1f}" '
-            f'height="{height:.1f}" rx="2"><title>{escape(f"{label} {unit}".strip())}: {said}</title></rect>'
-        )
-        if i % shown_every == 0:
-            short = label.split("-")[0].removesuffix(" and more")
-            parts.append(f'<text x="{(i + 0.5) * step:.1f}" y="{_CHART_H + 17}">{escape(short)}</text>')
-    peak = f"{top:.1%}" if percent else f"{top:,.0f}"
+def ticks(top: float) -> list[float]:
+    """Two to five round values from nought to at least `top`: 0.83 -> [0, 0.5, 1.0], 7 -> [0, 2, 4, 6, 8]."""
+    if top <= 0:
+        return [0.0, 1.0]
+    power = 10.0 ** math.floor(math.log10(top))
+    step = next(s * power for s in (0.2, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0) if math.ceil(top / (s * power) - 1e-9) <= 4)
+    return [i * step for i in range(math.ceil(top / step - 1e-9) + 1)]
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts; all but the first column are numbers."""
+    head = "".join(f"<th scope=col>{escape(name)}</th>" for name in heads)
+    body = "".join(
+        f"<tr><th scope=row>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def chart(title: str, message: str, drawing: str, numbers: str = "", *, note: str = "", wide: bool = False) -> str:
+    """A titled chart: `message` says in words what the drawing shows, `note` stands under it."""
     return (
-        f'<svg viewBox="0 0 {_CHART_W} {_CHART_H + _AXIS_H}" role="img">{"".join(parts)}'
-        f'<line x1="0" x2="{_CHART_W}" y1="{_CHART_H}" y2="{_CHART_H}"/>'
-        f'<text class=peak x="0" y="10">{peak}</text></svg>'
+        f"<figure class='panel{' wide' if wide else ''}'><figcaption><h3>{escape(title)}</h3>"
+        f"<p>{escape(message)}</p></figcaption>"
+        f'<div role=img aria-label="{escape(f"Chart. {title}: {message}")}">{drawing}</div>'
+        + (f"<p class=note>{escape(note)}</p>" if note else "")
+        + (f"<details><summary>Numbers</summary>{numbers}</details>" if numbers else "")
+        + "</figure>"
     )
 
 
-STYLE = """
-:root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1b1f24;--soft:#667080;--line:#e4e7ec;--kept:#2f7d6d;
---lost:#c8643c;--filter:#9aa7b8;--all:#4d5b70;--link:#1f5fa8}
-@media(prefers-color-scheme:dark){:root{--bg:#111418;--card:#1a1f25;--ink:#e8ebef;--soft:#95a0ae;--line:#2b323b;
---kept:#4fb39d;--lost:#e08a62;--filter:#6a788a;--all:#8b9bb2;--link:#7fb2ec}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--ink);
-font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
-font-variant-numeric:tabular-nums}
-header,main{max-width:1160px;margin:0 auto;padding:0 24px}header{padding-top:44px}
-h1{font-size:36px;line-height:1.15;letter-spacing:-.02em;margin:0;overflow-wrap:anywhere}
-.over{margin:0 0 6px;color:var(--kept);font-weight:600;font-size:13px;letter-spacing:.08em;text-transform:uppercase}
-.sub{color:var(--soft);margin:10px 0 24px;overflow-wrap:anywhere}code{font:12.5px ui-monospace,Menlo,Consolas,monospace}
-main{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:18px;padding-bottom:60px}
-.wide{grid-column:1/-1}.card{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:20px 22px}
-h2{font-size:17px;margin:0 0 14px;letter-spacing:-.01em}
-h2 small{color:var(--soft);font-weight:400;font-size:13px;margin-left:6px}
-.tiles{display:grid;grid-template-columns:repeat(6,minmax(0,1fr));gap:14px}
-.tile{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:16px 18px}
-.tile b{display:block;font-size:25px;line-height:1.2;letter-spacing:-.02em}.tile span{color:var(--soft);font-size:13px}
-.bar{display:grid;grid-template-columns:240px 1fr 110px 64px;gap:14px;align-items:center;padding:3px 0}
-.bar b{text-align:right;font-weight:600}.bar em{font-style:normal;color:var(--soft);text-align:right}.none{opacity:.45}
-.track{background:var(--line);border-radius:5px;height:14px;overflow:hidden}
-.track i{display:block;height:100%;border-radius:5px}
-.kept{background:var(--kept);fill:var(--kept)}.lost{background:var(--lost);fill:var(--lost)}
-.filter{background:var(--filter)}.all{background:var(--all)}
-.legend{color:var(--soft);font-size:13px;margin:12px 0 0}.legend b{color:var(--ink)}
-.legend i{display:inline-block;width:11px;height:11px;border-radius:3px;margin:0 5px 0 12px;vertical-align:-1px}
-.legend i:first-child{margin-left:0}.empty{color:var(--soft)}
-svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px;text-anchor:middle}
-svg text.peak{text-anchor:start}svg line{stroke:var(--line)}rect:hover{opacity:.75}
-table{border-collapse:collapse;width:100%}th,td{text-align:right;padding:7px 4px;border-bottom:1px solid var(--line)}
-th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:500;font-size:13px}
-tr:last-child td{border:0}
-a{color:var(--link);text-decoration:none}a:hover{text-decoration:underline}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:16px}
-figure{margin:0;border:1px solid var(--line);border-radius:10px;overflow:hidden;background:var(--bg)}
-figure img{display:block;width:100%;aspect-ratio:4/3;object-fit:cover}figcaption{padding:10px 12px 12px}
-figcaption p{margin:0 0 6px;font-size:14px;line-height:1.35;display:-webkit-box;-webkit-line-clamp:4;
--webkit-box-orient:vertical;
-overflow:hidden;overflow-wrap:anywhere}figcaption small{color:var(--soft);font-size:12px;overflow-wrap:anywhere}
-pre{background:var(--bg);border:1px solid var(--line);border-radius:10px;padding:12px 14px;overflow:auto;
-font:12.5px/1.5 ui-monospace,Menlo,Consolas,monospace}
-@media(max-width:860px){main{grid-template-columns:minmax(0,1fr)}.tiles{grid-template-columns:repeat(2,minmax(0,1fr))}
-.bar{grid-template-columns:1fr 84px}.bar .track{grid-row:2;grid-column:1/-1}.bar em{display:none}}
-"""
+def axes(area: str, marks: Sequence[float], labels: str, *, percent: bool) -> str:
+    """What columns and lines stand in: height lines with their values at the left, labels below."""
+    top = marks[-1]
+    said = [(value, f"{100 * value:.4g} %" if percent else compact(value)) for value in marks]
+    lines = "".join(f'<hr style="bottom:{100 * value / top:.2f}%">' for value, _ in said)
+    heights = "".join(f'<span style="bottom:{100 * value / top:.2f}%">{text}</span>' for value, text in said)
+    drawn = f"<div class=y>{heights}</div><div class=area>{lines}{area}</div><div class=x>{labels}</div>"
+    return f"<div class=plot>{drawn}</div>"
+
+
+def _column(title: str, parts: Sequence[tuple[str, float]], top: float) -> str:
+    segments = "".join(f'<s class={kind} style="height:{100 * v / top:.3f}%"></s>' for kind, v in parts if v)
+    return f'<i title="{escape(title)}">{segments}</i>'
+
+
+def histogram(counts: Counter[int], unit: str) -> str:
+    """Columns for numbers, with a mark at the median."""
+    found = bins(counts)
+    total, num = counts.total(), len(found.heights)
+    marks = ticks(max(found.heights, default=0) / max(total, 1))
+    drawn = []
+    for i, count in enumerate(found.heights):
+        kind = "kept2" if found.is_open and i == num - 1 else "kept"
+        said = f"{found.label(i)} {unit}: {count:,} ({share(count, total)})"
+        drawn.append(_column(said, [(kind, count / max(total, 1))], marks[-1]))
+    middle = quantile(counts, 0.5)
+    left = 100 * min((middle / found.width + (0.5 if found.width == 1 else 0)) / num, 1)
+    side = "before" if left > 60 else "after"
+    mark = f'<b class="mark {side}" style="left:{left:.2f}%"><span>median {middle:,}</span></b>'
+    every = next(k for k in (1, 2, 4, 5, 10, 20, 50) if num / k <= _MOST_TICKS)
+    centre = 0.5 if found.width == 1 else 0.0
+    labelled = {i: f"{i * found.width:,}" for i in range(0, num, every) if not found.is_open or num - 1 - i > num // 12}
+    if found.is_open:
+        labelled[num - 1] = f"{(num - 1) * found.width:,}+"
+    labels = "".join(
+        f'<span style="left:{100 * (i + centre) / num:.2f}%">{text}</span>' for i, text in labelled.items()
+    )
+    return axes(f"<div class=cols>{''.join(drawn)}</div>{mark}", marks, labels, percent=True)
+
+
+def histogram_table(counts: Counter[int], unit: str) -> str:
+    """The numbers behind `histogram`."""
+    found, total = bins(counts), counts.total()
+    rows = [(found.label(i), f"{count:,}", share(count, total)) for i, count in enumerate(found.heights)]
+    return table((unit, "samples", "share"), rows)
+
+
+def columns(
+    labels: Sequence[str], parts: Sequence[tuple[str, Sequence[float]]], *, percent: bool, small: bool = False
+) -> str:
+    """A column for each label, made of stacked parts (a style's name and a value for each label)."""
+    sums = [sum(values[i] for _, values in parts) for i in range(len(labels))]
+    marks = ticks(max(sums, default=0))
+    if small:
+        marks = [marks[0], marks[-1]]
+    drawn = []
+    for i, label in enumerate(labels):
+        said = f"{100 * sums[i]:.1f} %" if percent else f"{sums[i]:,.0f}"
+        drawn.append(_column(f"{label}: {said}", [(kind, values[i]) for kind, values in parts], marks[-1]))
+    below = []
+    for i, label in enumerate(labels):
+        short = label.replace("before ", "< ").replace("after ", "> ").replace("unknown", "?")
+        # On a narrow screen there is room for every third.
+        kind = "" if i % 3 == 0 else " class=minor"
+        below.append(f'<span{kind} style="left:{100 * (i + 0.5) / len(labels):.2f}%">{escape(short)}</span>')
+    drawing = axes(f"<div class=cols>{''.join(drawn)}</div>", marks, "".join(below), percent=percent)
+    return f"<div class=small>{drawing}</div>" if small else drawing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One line of a ranking."""
+
+    name: str
+    count: float
+    said: str
+    """The number as it is shown."""
+    share: str = ""
+    note: str = ""
+    href: str = ""
+
+
+def ranking(bars: Sequence[Bar], kind: str = "kept") -> str:
+    """Horizontal bars with their numbers, the longest as wide as there is room."""
+    top = max((bar.count for bar in bars), default=0) or 1
+    lines = []
+    for bar in bars:
+        note = f"<small>{escape(bar.note)}</small>" if bar.note else ""
+        portion = f"<em>{escape(bar.share)}</em>" if bar.share else ""
+        lines.append(
+            f"<li><span class=name>{link(bar.href, bar.name)}{note}</span>"
+            f"<span class=num><b>{escape(bar.said)}</b>{portion}</span>"
+            f'<span class=track><i class={kind} style="width:{100 * bar.count / top:.2f}%"></i></span></li>'
+        )
+    return f"<ul class=ranking>{''.join(lines)}</ul>"
+
+
+def strip(parts: Sequence[tuple[str, float, str, str]]) -> str:
+    """One bar cut into parts (style, value, name, number as shown), named below in the same order."""
+    total = sum(value for _, value, _, _ in parts) or 1
+    segments = "".join(f'<i class={kind} style="flex:{value / total:.5f}"></i>' for kind, value, _, _ in parts if value)
+    return f"<div class=strip>{segments}</div>{keys([(kind, name, said) for kind, _, name, said in parts])}"
+
+
+def keys(parts: Sequence[tuple[str, str, str]]) -> str:
+    """What colours mean: style, name and number (or "") of each."""
+    names = "".join(f"<li><i class={kind}></i>{escape(name)} <b>{escape(said)}</b></li>" for kind, name, said in parts)
+    return f"<ul class=keys>{names}</ul>"
+
+
+def link(url: str, text: str) -> str:
+    """A link where `url` is one of the web's; anything else (javascript:, say) leaves the bare text."""
+    if not url.startswith(("http://", "https://")):
+        return escape(text)
+    return f'<a href="{escape(url)}" rel="noopener noreferrer">{escape(text)}</a>'

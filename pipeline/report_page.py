@@ -1,75 +1,36 @@
-"""The look of the report: turns collected `Facts` into one HTML page that needs nothing from anywhere.
+"""The report as a whole: turns collected `Facts` into one HTML page that needs nothing from anywhere.
 
-Pure: values in, text out. Everything that comes from data is escaped, and only http(s) links are made links.
+Pure: values in, text out. Everything that comes from data is escaped, and only http(s) links are made links. Headline,
+funnel and the frame are here; the other sections have modules of their own.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import json
 from html import escape
 
 from pipeline.manifest import Manifest
 from pipeline.records import SELECT_REASONS, Reason
-from pipeline.report_charts import STYLE, bins, columns, format_bytes, quantile, year_groups
+from pipeline.report_captions import captions_section, comparisons_section
+from pipeline.report_charts import Bar, compact, format_bytes, quantile, ranking, share
+from pipeline.report_facts import Facts
+from pipeline.report_fetching import fetching_section
+from pipeline.report_pictures import licenses_section, pictures_section, samples_section
+from pipeline.report_style import STYLE
+from pipeline.report_words import REASONS, lower_first
 
-_LABELS = {
-    Reason.MALFORMED_ROW: "row cannot be read",
-    Reason.NOT_IN_LIST: "not in the subset list",
-    Reason.LIST_MISMATCH: "list and metadata disagree",
-    Reason.DUPLICATE_ROW: "duplicate row",
-    Reason.VIDEO: "video",
-    Reason.NO_CAPTION: "no caption",
-    Reason.JUNK_CAPTION: "caption is junk",
-    Reason.DEAD_LINK: "dead link",
-    Reason.PLACEHOLDER: "‘photo unavailable’ picture",
-    Reason.SERVER_ERROR: "server error",
-    Reason.UNREACHABLE: "unreachable",
-    Reason.TRUNCATED: "truncated picture",
-    Reason.MISSING_FILE: "missing file",
-    Reason.NOT_AN_IMAGE: "not a picture",
-    Reason.TOO_SMALL: "too small",
-    Reason.BOMB: "decompression bomb",
+_FIRST_EXAMPLES = 8
+
+_VARIANTS = {
+    "openai": "the rows of YFCC100M that OpenAI's list names, known as YFCC15M",
+    "declip": "the rows of DeCLIP's list, another data set by the name of YFCC15M",
+    "english": "the rows of YFCC100M with a text in English, chosen by this project's own rules",
+    "cc3m": "the published list of Conceptual Captions (CC3M)",
+    "cc12m": "the published list of Conceptual 12M",
+    "redcaps": "the published annotations of RedCaps",
+    "local": "pictures and captions of one's own",
+    "sample": "a small generated stand-in for Flickr",
 }
-_MAX_LICENSES = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """One sample of the grid."""
-
-    key: str
-    thumbnail: str
-    """data: URL."""
-    caption: str
-    size: str
-    user: str
-    page_url: str
-    license: str
-    license_url: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """Everything the page shows."""
-
-    manifest: Manifest
-    base_url: str
-    """Where manifest and shards are."""
-    caption_bytes: Counter[int]
-    """Samples per length of the caption in bytes."""
-    shorter_side: Counter[int]
-    """Samples per length of the picture's shorter side in pixels."""
-    licenses: Counter[tuple[str, str]]
-    """Samples per name and URL of the licence."""
-    years: Counter[str]
-    """Samples per year taken; "" = unknown."""
-    fetched_by_year: Counter[str]
-    """Rows whose picture was asked for, per year; empty when unknown."""
-    rejected_by_year: Counter[str]
-    """Rows of them without a good picture."""
-    examples: Sequence[Example]
 
 
 def manifest_mark(manifest: Manifest) -> str:
@@ -77,155 +38,82 @@ def manifest_mark(manifest: Manifest) -> str:
     return f'<meta name="manifest-sha256" content="{manifest.sha256}">'
 
 
-def _notice(manifest: Manifest) -> str:
-    if manifest.variant != "sample":
-        return ""
-    return (
-        "\n<p><strong>Generated pictures and captions</strong>: the embedded sample shows that everything works. "
-        "It is not YFCC100M, and its licences and photographers are invented.</p>"
-    )
+def _num_selected(manifest: Manifest) -> int:
+    rejected = manifest.funnel["rejected"]
+    return int(manifest.funnel["rows"]) - sum(int(rejected.get(str(reason), 0)) for reason in SELECT_REASONS)
 
 
-def render(facts: Facts) -> str:
-    """The whole page."""
+def _header(facts: Facts) -> str:
     manifest = facts.manifest
-    title = escape(manifest.name)
-    sections = [
-        _headline(facts),
-        _card("Where the rows went", _funnel(manifest), wide=True),
-        _card("Caption length", _histogram(facts.caption_bytes, "bytes of UTF-8"), note="of the caption in .txt"),
-        _card("Picture size", _histogram(facts.shorter_side, "pixels"), note="shorter side, as downloaded"),
-        *_years(facts),
-        _card("Licences", _licenses(facts.licenses), wide=True),
-        _card("Samples", _grid(facts.examples), wide=True, note="evenly spread over the data set"),
-        _card("Use it", _usage(facts), wide=True),
-    ]
-    body = "\n".join(sections)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # Captions and names come from strangers: the page may load and run nothing.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        f"{manifest_mark(manifest)}\n<title>{title} · data set report</title>\n"
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<header>\n"
-        f"<p class=over>Data set report</p>\n<h1>{title}</h1>\n"
-        f"<p class=sub>variant <b>{escape(manifest.variant)}</b> · manifest sha256 "
-        f"<code>{manifest.sha256}</code></p>{_notice(manifest)}\n</header>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _card(title: str, content: str, *, note: str = "", wide: bool = False) -> str:
-    small = f" <small>{escape(note)}</small>" if note else ""
-    return f'<section class="card{" wide" if wide else ""}">\n<h2>{escape(title)}{small}</h2>\n{content}\n</section>'
-
-
-def _headline(facts: Facts) -> str:
-    manifest = facts.manifest
-    selected = manifest.num_samples + sum(
-        count for reason, count in manifest.funnel["rejected"].items() if Reason(reason) not in SELECT_REASONS
-    )
+    what = _VARIANTS.get(manifest.variant, "")
+    notice = ""
+    if manifest.variant == "sample":
+        notice = (
+            "<p class=warn><b>Generated pictures.</b> This data set shows that everything works. It says nothing about "
+            "how well a model trained on real photographs does.</p>"
+        )
     tiles = [
-        (f"{manifest.num_samples:,}", "samples"),
-        (f"{len(manifest.shards):,}", "shards"),
-        (format_bytes(manifest.num_bytes), "in all"),
-        (f"{manifest.funnel['rows']:,}", "rows read"),
-        (_share(manifest.num_samples, selected), "of the selected pictures arrived"),
-        (f"{quantile(facts.caption_bytes, 0.5):,}", "bytes in the median caption"),
+        ("samples", compact(manifest.num_samples) if manifest.num_samples >= 10**6 else f"{manifest.num_samples:,}"),
+        ("shards", f"{len(manifest.shards):,}"),
+        ("in all", format_bytes(manifest.num_bytes)),
+        ("rows of metadata read", compact(manifest.funnel["rows"])),
+        ("of the selected pictures arrived", share(manifest.num_samples, _num_selected(manifest))),
+        ("words in the median caption", f"{quantile(facts.captions.words, 0.5):,}"),
     ]
-    items = "".join(
-        f"<div class=tile><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in tiles
+    listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles)
+    return (
+        f"<p class=over>Data set report</p>\n<h1>{escape(manifest.name)}</h1>\n"
+        f"<p class=sub>Pictures with captions, variant <b>{escape(manifest.variant)}</b>"
+        f"{': ' + escape(what) if what else ''}.</p>{notice}\n<dl class=tiles>{listed}</dl>\n"
+        f"<p class=digest>Identity (sha256 of the manifest): <code>{manifest.sha256}</code></p>"
     )
-    return f'<div class="tiles wide">{items}</div>'
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "–"
+def _reasons(counts: dict[Reason, int], whole: int, kind: str) -> str:
+    """Bars of the reasons that occurred, and the names of those that did not."""
+    found = sorted(((reason, count) for reason, count in counts.items() if count), key=lambda item: -item[1])
+    bars = [
+        Bar(name=REASONS[reason][0], count=count, said=f"{count:,}", share=share(count, whole), note=REASONS[reason][1])
+        for reason, count in found
+    ]
+    absent = ", ".join(lower_first(REASONS[reason][0]) for reason, count in counts.items() if not count)
+    note = f"<p class=note>Did not occur: {escape(absent)}.</p>" if absent else ""
+    return (ranking(bars, kind) if bars else "<p class=said>None.</p>") + note
+
+
+def _band(parts: list[tuple[str, int]]) -> str:
+    total = sum(count for _, count in parts) or 1
+    return "".join(f'<i class={kind} style="flex:{count / total:.5f}"></i>' for kind, count in parts if count)
 
 
 def _funnel(manifest: Manifest) -> str:
-    rows = manifest.funnel["rows"]
-    rejected = manifest.funnel["rejected"]
-    bars = [("rows read", "", rows, "all")]
-    for reason in Reason:
-        kind = "filter" if reason in SELECT_REASONS else "lost"
-        bars.append((_LABELS[reason], str(reason), rejected.get(reason, 0), kind))
-    bars.append(("samples", "", manifest.num_samples, "kept"))
-    lines = []
-    for label, code, count, kind in bars:
-        width = 100 * count / rows if rows else 0
-        lines.append(
-            f'<div class="bar{"" if count else " none"}"><span title="{code}">{escape(label)}</span>'
-            f'<span class=track><i class={kind} style="width:{width:.3f}%"></i></span>'
-            f"<b>{count:,}</b><em>{_share(count, rows)}</em></div>"
-        )
-    legend = (
-        "<p class=legend><i class=filter></i> set aside by select <i class=lost></i> lost in fetch "
-        "<i class=kept></i> kept</p>"
+    """Two bars, the second a magnification of what the first one keeps, then every reason in words."""
+    rows, samples = int(manifest.funnel["rows"]), manifest.num_samples
+    rejected = {reason: int(manifest.funnel["rejected"].get(str(reason), 0)) for reason in Reason}
+    before = {reason: count for reason, count in rejected.items() if reason in SELECT_REASONS}
+    after = {reason: count for reason, count in rejected.items() if reason not in SELECT_REASONS}
+    selected = _num_selected(manifest)
+    lost = selected - samples
+    part = 100 * selected / rows if rows else 0
+    drawing = (
+        f"<p class=stage><span><b>{rows:,}</b> rows of metadata</span><span>{rows - selected:,} set aside "
+        f"({share(rows - selected, rows)})</span></p>"
+        f"<div class=strip>{_band([('kept', selected), ('filter', rows - selected)])}</div>"
+        f'<svg class=zoom viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden=true>'
+        f'<path d="M0,0 L{part:.3f},0 L100,10 L0,10Z"/></svg>'
+        f"<p class=stage><span><b>{selected:,}</b> selected ({share(selected, rows)})</span>"
+        f"<span class=right>{lost:,} pictures lost ({share(lost, selected)})</span></p>"
+        f"<div class=strip>{_band([('kept', samples), ('lost', lost)])}</div>"
+        f"<p class=stage style='margin-top:10px'><span><b>{samples:,}</b> samples ({share(samples, selected)} of those "
+        "selected)</span></p>"
     )
-    return f"{''.join(lines)}{legend}"
-
-
-def _histogram(counts: Counter[int], unit: str) -> str:
-    if not counts:
-        return "<p class=empty>no samples</p>"
-    marks = " · ".join(
-        f"{name} <b>{quantile(counts, share):,}</b>" for name, share in (("5 %", 0.05), ("median", 0.5), ("95 %", 0.95))
+    return (
+        f"<div class='panel funnel'>{drawing}</div><div class=panels>"
+        f"<figure class=panel><figcaption><h3>Set aside before downloading</h3><p>Shares of the rows read.</p>"
+        f"</figcaption>{_reasons(before, rows, 'filter')}</figure>"
+        f"<figure class=panel><figcaption><h3>Lost in downloading</h3><p>Shares of the rows selected.</p>"
+        f"</figcaption>{_reasons(after, selected, 'lost')}</figure></div>"
     )
-    return f"{columns(bins(counts), unit)}<p class=legend>{marks} {escape(unit)}</p>"
-
-
-def _years(facts: Facts) -> list[str]:
-    groups = year_groups(facts.fetched_by_year or facts.years)
-    order = {label: i for i, label in enumerate(dict.fromkeys(groups[year] for year in sorted(groups) if year))}
-    order["unknown"] = len(order)
-    taken = _grouped(facts.years, groups, order)
-    cards = [_card("Year taken", columns(list(taken.items()), ""), note="samples")]
-    if facts.rejected_by_year:
-        asked = _grouped(facts.fetched_by_year, groups, order)
-        lost = _grouped(facts.rejected_by_year, groups, order)
-        shares = [(label, lost.get(label, 0) / count) for label, count in asked.items() if count]
-        chart = columns(shares, "", percent=True, kind="lost")
-        cards.append(_card("Lost in fetch by year taken", chart, note="share of the selected rows"))
-    return cards
-
-
-def _grouped(counts: Counter[str], groups: dict[str, str], order: dict[str, int]) -> dict[str, int]:
-    totals: Counter[str] = Counter()
-    for year, count in counts.items():
-        totals[groups.get(year, "unknown")] += count
-    return {label: totals[label] for label in sorted(totals, key=lambda label: order[label])}
-
-
-def _licenses(licenses: Counter[tuple[str, str]]) -> str:
-    total = licenses.total()
-    ranked = sorted(licenses.items(), key=lambda item: (-item[1], item[0]))
-    lines = [
-        f"<tr><td>{_link(url, name or 'not stated')}</td><td>{count:,}</td><td>{_share(count, total)}</td></tr>"
-        for (name, url), count in ranked[:_MAX_LICENSES]
-    ]
-    if rest := sum(count for _, count in ranked[_MAX_LICENSES:]):
-        lines.append(f"<tr><td>others</td><td>{rest:,}</td><td>{_share(rest, total)}</td></tr>")
-    return f"<table><tr><th>licence</th><th>samples</th><th>share</th></tr>{''.join(lines)}</table>"
-
-
-def _link(url: str, text: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        return escape(text)
-    return f'<a href="{escape(url)}" rel="noopener noreferrer">{escape(text)}</a>'
-
-
-def _grid(examples: Iterable[Example]) -> str:
-    figures = []
-    for example in examples:
-        by = _link(example.page_url, f"by {example.user}" if example.user else example.key)
-        terms = _link(example.license_url, example.license or "licence not stated")
-        figures.append(
-            f'<figure><img src="{example.thumbnail}" alt="" loading="lazy"><figcaption dir="auto">'
-            f"<p>{escape(example.caption)}</p><small>{by} · {terms} · {escape(example.size)}</small>"
-            "</figcaption></figure>"
-        )
-    return f"<div class=grid>{''.join(figures)}</div>"
 
 
 def _usage(facts: Facts) -> str:
@@ -241,9 +129,88 @@ def _usage(facts: Facts) -> str:
         f'samples = webdataset.WebDataset("{shards}", shardshuffle=False)\n'
         'samples = samples.decode("pil").to_tuple("jpg;png;webp", "txt", "json")'
     )
+    settings = json.dumps(facts.manifest.settings, indent=1, sort_keys=True, ensure_ascii=False)
     return (
-        f"<p>Train on it:</p><pre>{escape(train)}</pre><p>Or read the plain WebDataset shards "
-        f"(<code>KEY.jpg</code>, <code>KEY.txt</code>, <code>KEY.json</code>):</p><pre>{escape(plain)}</pre>"
-        "<p>Beside every shard lies a Parquet table of the same name with each sample's offsets, digest, photographer "
-        "and licence. Every photograph belongs to its photographer and stays under its own licence.</p>"
+        f"<div class=panels><div class=panel><h3>Train on it</h3><pre>{escape(train)}</pre>"
+        "<h3>Read the plain WebDataset shards</h3>"
+        f"<pre>{escape(plain)}</pre><p class=said>Each sample is <code>KEY.jpg</code>, <code>KEY.txt</code> (the "
+        "caption) and <code>KEY.json</code> (title, description, photographer, licence). Beside every shard lies a "
+        "Parquet table of the same name with each sample's offsets and digest.</p></div>"
+        f"<div class=panel><h3>Settings that decided the content</h3><pre>{escape(settings)}</pre></div></div>"
+    )
+
+
+def _sections(facts: Facts) -> list[tuple[str, str, str, str]]:
+    """Anchor, title, what to know first, and content of each section that has any."""
+    examples = list(facts.examples)
+    step = max(1, len(examples) // _FIRST_EXAMPLES)
+    first = examples[step // 2 :: step][:_FIRST_EXAMPLES]
+    found = [
+        (
+            "look",
+            "A first look",
+            "Samples evenly spread over the data set.",
+            samples_section(first, even=True) if first else "",
+        ),
+        (
+            "funnel",
+            "From rows to samples",
+            "Every row of metadata ends as a sample or under exactly one reason, so the numbers add up.",
+            _funnel(facts.manifest),
+        ),
+        ("captions", "Captions", "What a model reads.", captions_section(facts.captions)),
+        ("pictures", "Pictures", "What a model sees.", pictures_section(facts.pictures)),
+        (
+            "downloads",
+            "Downloads",
+            "What the Web still gave, and how fast."
+            if facts.fetched is not None
+            else "The work folder of the build is gone; losses by year and sources are not shown.",
+            fetching_section(facts.manifest, facts.fetched, facts.timings),
+        ),
+        (
+            "comparison",
+            "Compared with other lists",
+            "By photograph, not by caption.",
+            comparisons_section(facts.comparisons) if facts.comparisons else "",
+        ),
+        (
+            "licences",
+            "Licences",
+            "Every photograph belongs to its photographer and stays under its own licence; the index beside each shard "
+            "and KEY.json name both. What a licence demands binds everyone who uses or passes on the picture.",
+            licenses_section(facts.pictures.licenses) if facts.pictures.licenses else "",
+        ),
+        (
+            "samples",
+            "More samples",
+            "Not chosen: positions are evenly spread. Captions stand as models read them, whatever they say.",
+            samples_section([example for example in examples if example not in first]) if len(examples) > 1 else "",
+        ),
+        ("use", "Use it", "", _usage(facts)),
+    ]
+    return [section for section in found if section[3]]
+
+
+def render(facts: Facts) -> str:
+    """The page."""
+    manifest, title = facts.manifest, escape(facts.manifest.name)
+    sections = _sections(facts)
+    links = "".join(f"<a href='#{anchor}'>{escape(name)}</a>" for anchor, name, _, _ in sections)
+    body = "\n".join(
+        f"<section id={anchor} aria-labelledby={anchor}-title>\n<h2 id={anchor}-title>{escape(name)}</h2>\n"
+        f"<p class=lead>{escape(lead)}</p>\n{content}\n</section>"
+        for anchor, name, lead, content in sections
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        # Captions and names come from strangers: the page may load and run nothing.
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">\n"
+        f"{manifest_mark(manifest)}\n<title>{title} · data set report</title>\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<header>\n{_header(facts)}\n"
+        f"<nav aria-label=Sections>{links}</nav>\n</header>\n<main>\n{body}\n</main>\n"
+        f"<footer><p>Made from the manifest of {title}, its shards' indexes and the build's work folder.</p></footer>\n"
+        "</body>\n</html>\n"
     )

@@ -18,6 +18,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from pipeline.errors import ConfigError, StoreError
+from pipeline.s3_files import BucketFiles
 
 # A read that stalls is given up and repeated after this long; an upload sends up to twelve parts of 5 MiB
 # at once, which a slow line must get through in one time-out.
@@ -26,6 +27,15 @@ UPLOAD_TIMEOUT_S = 300
 CONNECT_TIMEOUT_S = 5
 MAX_RETRIES = 5
 RETRY_BUDGET_S = 60
+_RETRIES: dict[str, Any] = {
+    "max_retries": MAX_RETRIES,
+    "retry_timeout": timedelta(seconds=RETRY_BUDGET_S),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=200),
+        "max_backoff": timedelta(seconds=10),
+        "base": 2,
+    },
+}
 
 # obstore asks again five minutes before this is over; botocore keeps what it hands out valid for ten.
 _CREDENTIALS_TTL = timedelta(minutes=10)
@@ -40,6 +50,8 @@ class Bucket:
     """One bucket, ready to use."""
 
     filesystem: AbstractFileSystem
+    objects: Any
+    """obstore's own store of the bucket, for what fsspec has no words for: conditional puts."""
     endpoint: str
     """Where requests go, for messages."""
     anonymous: bool
@@ -79,6 +91,7 @@ def open_bucket(bucket: str, *, upload: bool) -> Bucket:
         from botocore.configprovider import ConfiguredEndpointProvider
         from botocore.exceptions import BotoCoreError
         from obstore.fsspec import FsspecStore
+        from obstore.store import S3Store
     except ImportError as error:
         raise ConfigError(
             f"s3://{bucket}: reading and writing S3 needs a package that is not installed ({error}); "
@@ -115,21 +128,17 @@ def open_bucket(bucket: str, *, upload: bool) -> Bucket:
         settings |= {"endpoint": endpoint.rstrip("/"), "virtual_hosted_style_request": False}
     if credentials is None:
         settings["skip_signature"] = True
+    options: dict[str, Any] = {
+        "config": settings,
+        "client_options": _client_options(endpoint, ca_bundle, upload=upload),
+        "retry_config": _RETRIES,
+        "credential_provider": None if credentials is None else _Credentials(credentials),
+    }
     connect: Any = FsspecStore  # its overloads list every setting of every cloud, fsspec's own left out
-    filesystem = connect(
-        "s3",
-        config=settings,
-        client_options=_client_options(endpoint, ca_bundle, upload=upload),
-        retry_config={
-            "max_retries": MAX_RETRIES,
-            "retry_timeout": timedelta(seconds=RETRY_BUDGET_S),
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=200),
-                "max_backoff": timedelta(seconds=10),
-                "base": 2,
-            },
-        },
-        credential_provider=None if credentials is None else _Credentials(credentials),
-        skip_instance_cache=True,
+    objects = S3Store(bucket, **options)
+    return Bucket(
+        filesystem=BucketFiles(bucket, objects, connect("s3", **options, skip_instance_cache=True)),
+        objects=objects,
+        endpoint=endpoint or f"Amazon S3 ({region})",
+        anonymous=credentials is None,
     )
-    return Bucket(filesystem=filesystem, endpoint=endpoint or f"Amazon S3 ({region})", anonymous=credentials is None)

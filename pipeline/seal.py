@@ -1,57 +1,58 @@
-"""Pictures and captions of a unit become a shard: a tar with fixed bytes, its index, its manifest entry.
+"""Pictures and captions of a unit become a shard: a tar with fixed bytes, its indexes, its manifest entry.
 
-In: a unit's selection, outcomes and fetched tar. Out: OUTPUT/NNNNN.tar, OUTPUT/NNNNN.parquet, then
-WORK/sealed/NNNNN.json; once every unit is sealed, OUTPUT/manifest.json. The same input gives the same
-bytes on any machine. A sealed unit's fetched tar is removed, so that little local disk is needed.
+In: a unit's selection, outcomes and fetched tar. Out: OUTPUT/NNNNN.tar, .idx and .parquet, then
+WORK/sealed/NNNNN.json; once every unit is sealed, OUTPUT/sizes.json, README.md and, last, manifest.json. The same
+input gives the same bytes on any machine. A sealed unit's fetched tar is removed, so that little local disk is
+needed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
-import tarfile
+import math
+import os
+import socket
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from pipeline import store
+from pipeline.card import CARD_NAME, LicenseCounts, card_bytes, count_licenses
 from pipeline.config import BuildConfig
 from pipeline.errors import InputError, RejectionLimitError, ShardError
 from pipeline.fetched import fetched_tar, outcomes_path, read_outcomes
-from pipeline.manifest import Manifest, Shard, write_manifest
-from pipeline.records import SELECTION_SCHEMA, Funnel, Reason, unit_name
-from pipeline.selection import num_units, part_path
-from pipeline.shard import MAX_NAME_BYTES, TarWriter, index_bytes, write_sample
+from pipeline.manifest import MANIFEST_NAME, Manifest, Shard, check_sums, write_manifest
+from pipeline.offsets import SIZES_NAME, idx_bytes, idx_name, sizes_bytes
+from pipeline.records import Funnel, Reason, unit_name
+from pipeline.selection import num_units
+from pipeline.shard import build_shard
+from pipeline.shard_reader import PictureFile
+from pipeline.shard_samples import refetch_advice, samples_of_unit
 from pipeline.store_faults import translated
 
 _log = logging.getLogger(__name__)
 
-Variant = Literal["openai", "sample", "local"]
 
-# WebDataset splits a member's name at its first dot and takes what is left of it for the key.
-_BAD_KEY = re.compile(r"[./\\\x00-\x1f\x7f]")
-_LONGEST_SUFFIX = len(".webp")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedUnit:
+    """What is noted of a unit when it was sealed."""
 
-
-def variant_of(config: BuildConfig) -> Variant:
-    """Which data set a configuration builds, as the user gave it."""
-    if config.source == "local":
-        return "local"
-    return "openai" if config.metadata else "sample"
+    shard: Shard | None
+    """None when no picture of the unit is good: it has no shard."""
+    licenses: LicenseCounts
 
 
 def _entry_path(work: Path, unit: int) -> Path:
     return work / "sealed" / f"{unit_name(unit)}.json"
 
 
-def _read_entry(work: Path, unit: int) -> Shard | Literal["empty"] | None:
+def read_entry(work: Path, unit: int) -> SealedUnit | None:
     """What was noted when the unit was sealed; None when it was not."""
     path = _entry_path(work, unit)
     if not path.exists():
@@ -59,20 +60,35 @@ def _read_entry(work: Path, unit: int) -> Shard | Literal["empty"] | None:
     data = store.read_bytes(str(path))
     try:
         content = json.loads(data)
-        return "empty" if content == {"empty": True} else Shard(**content)
-    except (ValueError, TypeError) as error:
+        shard = None if content["shard"] is None else Shard(**content["shard"])
+        licenses = {(name, url): int(count) for name, url, count in content["licenses"]}
+    except (ValueError, TypeError, KeyError) as error:
         raise ShardError(
             f"{path}: not the entry of a sealed unit ({error}); delete it and run the build again"
         ) from None
+    return SealedUnit(shard=shard, licenses=licenses)
+
+
+def _write_entry(work: Path, unit: int, sealed: SealedUnit) -> None:
+    content = {
+        "shard": None if sealed.shard is None else asdict(sealed.shard),
+        "licenses": [[*license, count] for license, count in sorted(sealed.licenses.items())],
+    }
+    store.write_bytes(str(_entry_path(work, unit)), (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
 
 
 def is_sealed(config: BuildConfig, work: Path, unit: int) -> bool:
-    """Whether the unit is finished: its entry is written and the output still holds shard and index."""
-    entry = _read_entry(work, unit)
-    if entry is None or entry == "empty":
-        return entry == "empty"
-    return store.size(store.join(config.output, entry.name)) == entry.num_bytes and store.exists(
-        store.join(config.output, entry.index)
+    """Whether the unit is finished: its entry is written, the output still holds shard and index, nothing waits.
+
+    A unit whose fetched tar is there is not: that is removed last, and comes back when a retry gained pictures.
+    """
+    entry = read_entry(work, unit)
+    if entry is None or fetched_tar(work, unit).exists():
+        return False
+    shard = entry.shard
+    return shard is None or (
+        store.size(store.join(config.output, shard.name)) == shard.num_bytes
+        and store.exists(store.join(config.output, shard.index))
     )
 
 
@@ -90,149 +106,82 @@ def units_to_build(config: BuildConfig, work: Path, units: Iterable[int]) -> lis
     return missing
 
 
-def _read_selection(work: Path, unit: int) -> pa.Table:
-    path = part_path(work, unit)
-    with translated(str(path), "read"):
-        return pq.read_table(path, schema=SELECTION_SCHEMA)
-
-
-def _good_rows(work: Path, unit: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Selection row and outcome of every good picture, by key."""
-    selection, outcomes = _read_selection(work, unit), read_outcomes(work, unit)
-    if selection.column("key").to_pylist() != outcomes.column("key").to_pylist():
-        raise ShardError(
-            f"{outcomes_path(work, unit)}: its {outcomes.num_rows} rows are not the {selection.num_rows} of "
-            f"{part_path(work, unit)}; {_refetch(work, unit)}"
-        )
-    pairs = zip(selection.to_pylist(), outcomes.to_pylist(), strict=True)
-    good = sorted((pair for pair in pairs if pair[1]["reason"] == ""), key=lambda pair: str(pair[0]["key"]))
-    previous = None
-    for row, _ in good:
-        key = row["key"]
-        if not key or _BAD_KEY.search(key) or len(key.encode()) > MAX_NAME_BYTES - _LONGEST_SUFFIX:
-            raise InputError(
-                f"{part_path(work, unit)}: key {key!r:.200} cannot name a sample; expected 1 to "
-                f"{MAX_NAME_BYTES - _LONGEST_SUFFIX} bytes without dots, slashes and control characters"
-            )
-        if key == previous:
-            raise InputError(f"{part_path(work, unit)}: key {key!r} occurs twice; keys must be unique")
-        previous = key
-    return good
-
-
-def _refetch(work: Path, unit: int) -> str:
-    return f"delete {fetched_tar(work, unit).with_suffix('.*')} and run the build again"
-
-
-class _FetchedPictures:
-    """The pictures of a fetched tar by member name, each compared with its digest."""
-
-    def __init__(self, work: Path, unit: int) -> None:
-        self._path = fetched_tar(work, unit)
-        self._advice = _refetch(work, unit)
-        if not self._path.exists():
-            raise ShardError(f"{self._path}: the unit's pictures are gone; {self._advice}")
-        with translated(str(self._path), "read"):
-            try:
-                self._tar = tarfile.open(self._path, "r:")  # noqa: SIM115 (closed by close)
-                self._members = {member.name: member for member in self._tar}
-            except tarfile.TarError as error:
-                raise ShardError(f"{self._path}: not a tar ({error}); {self._advice}") from error
-
-    def read(self, outcome: dict[str, Any]) -> bytes:
-        name = outcome["member"]
-        if name not in self._members:
-            raise ShardError(f"{self._path}: no member {name!r} for key {outcome['key']}; {self._advice}")
-        with translated(str(self._path), "read"):
-            try:
-                file = self._tar.extractfile(self._members[name])
-                data = b"" if file is None else file.read()
-            except tarfile.TarError as error:
-                raise ShardError(f"{self._path}: member {name} cannot be read ({error}); {self._advice}") from error
-        found = hashlib.sha256(data).hexdigest()
-        if found != outcome["sha256"]:
-            raise ShardError(
-                f"{self._path}: member {name} of key {outcome['key']} has sha256 {found}, fetching noted "
-                f"{outcome['sha256']}; {self._advice}"
-            )
-        return data
-
-    def close(self) -> None:
-        self._tar.close()
-
-
-def _write_tar(
-    work: Path, unit: int, good: list[tuple[dict[str, Any], dict[str, Any]]], path: Path
-) -> tuple[list[dict[str, Any]], str, int]:
-    """Write the unit's tar to a local file; returns the index rows, the digest and the size."""
-    pictures = _FetchedPictures(work, unit)
+@contextmanager
+def local_part(folder: Path, name: str) -> Iterator[Path]:
+    """A local file for one writer, removed in the end; what killed writers of this machine left goes too."""
+    with translated(str(folder), "write"):
+        folder.mkdir(parents=True, exist_ok=True)
+    prefix = f"{name}.part-{socket.gethostname()}-"
+    for left in folder.glob(f"{prefix}*"):
+        if not Path(f"/proc/{left.name[len(prefix) :]}").exists() and Path("/proc/self").exists():
+            left.unlink(missing_ok=True)
+    part = folder / f"{prefix}{os.getpid()}"
     try:
-        with path.open("wb") as file:
-            tar = TarWriter(file)
-            rows = [write_sample(tar, row, outcome, pictures.read(outcome)) for row, outcome in good]
-            return rows, tar.finish(), tar.offset
+        yield part
     finally:
-        pictures.close()
+        with suppress(OSError):
+            part.unlink()
 
 
 def seal_unit(config: BuildConfig, work: Path, unit: int) -> Shard | None:
     """Make the unit's shard, or return what was made before; None when no picture of the unit is good."""
-    entry_path, name = _entry_path(work, unit), unit_name(unit)
+    tar = fetched_tar(work, unit)
     if is_sealed(config, work, unit):
-        entry = _read_entry(work, unit)
-        fetched_tar(work, unit).unlink(missing_ok=True)
-        return None if entry == "empty" else entry
-    good = _good_rows(work, unit)
-    if not good:
-        store.write_bytes(str(entry_path), b'{"empty": true}\n')
-        fetched_tar(work, unit).unlink(missing_ok=True)
+        entry = read_entry(work, unit)
+        assert entry is not None
+        return entry.shard
+    samples = samples_of_unit(work, unit)
+    if not samples:
+        _write_entry(work, unit, SealedUnit(shard=None, licenses={}))
+        tar.unlink(missing_ok=True)
         return None
-    part = entry_path.with_name(f"{name}.tar.part")
-    try:
-        with translated(str(part), "write"):
-            part.parent.mkdir(parents=True, exist_ok=True)
-            rows, sha256, num_bytes = _write_tar(work, unit, good, part)
-        index = index_bytes(rows)
-        shard = Shard(
-            name=f"{name}.tar",
-            num_samples=len(rows),
-            num_bytes=num_bytes,
-            sha256=sha256,
-            index=f"{name}.parquet",
-            index_sha256=hashlib.sha256(index).hexdigest(),
-        )
-        store.put_file(part, store.join(config.output, shard.name))
-        store.write_bytes(store.join(config.output, shard.index), index)
-        store.write_bytes(str(entry_path), (json.dumps(asdict(shard), sort_keys=True, indent=1) + "\n").encode())
-    finally:
-        part.unlink(missing_ok=True)
-    fetched_tar(work, unit).unlink(missing_ok=True)
+    pictures = PictureFile(tar, refetch_advice(work, unit))
+    with local_part(work / "sealed", f"{unit_name(unit)}.tar") as part:
+        try:
+            built = build_shard(
+                unit,
+                (
+                    (sample, pictures.read(sample.key, place.offset, sample.image_size, sample.image_sha256))
+                    for sample, place in samples
+                ),
+                part,
+                is_resized=config.resize is not None,
+            )
+        finally:
+            pictures.close()
+        shard = built.shard
+        store.move_file(part, store.join(config.output, shard.name))
+        store.write_bytes(store.join(config.output, idx_name(shard.name)), idx_bytes(built.index))
+        store.write_bytes(store.join(config.output, shard.index), built.index_data)
+        _write_entry(work, unit, SealedUnit(shard=shard, licenses=count_licenses(built.index)))
+    tar.unlink()
     return shard
 
 
-def _sealed_shards(config: BuildConfig, work: Path) -> tuple[Shard, ...]:
+def _sealed_units(config: BuildConfig, work: Path) -> list[SealedUnit]:
     """The entries of all units, in order; an error when one is missing or its files are."""
     present = set(store.list_names(config.output))
-    shards, missing = [], []
+    found, missing = [], []
     for unit in range(num_units(work)):
-        entry = _read_entry(work, unit)
-        if entry is None or (entry != "empty" and not {entry.name, entry.index} <= present):
+        entry = read_entry(work, unit)
+        if entry is None or (entry.shard is not None and not {entry.shard.name, entry.shard.index} <= present):
             missing.append(unit_name(unit))
-        elif entry != "empty":
-            shards.append(entry)
+        else:
+            found.append(entry)
     if missing:
         listed = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise ShardError(
             f"{config.output}: not all units are sealed, missing are {listed}; run the build with --stage all"
         )
-    return tuple(shards)
+    return found
 
 
 def merge_funnel(work: Path, selected: Funnel) -> Funnel:
     """The funnel of the whole build: what selection rejected and what fetching rejected."""
     fetched: Counter[str] = Counter()
     for unit in range(num_units(work)):
-        fetched.update(read_outcomes(work, unit).column("reason").to_pylist())
+        for entry in pc.value_counts(read_outcomes(work, unit)["reason"]).to_pylist():
+            fetched[entry["values"]] += entry["counts"]
     if fetched.total() != selected.kept:
         raise ShardError(
             f"{work}: {selected.kept} rows were selected, {fetched.total()} have an outcome; delete this folder "
@@ -261,17 +210,36 @@ def _check_rejections(config: BuildConfig, selected: Funnel, whole: Funnel) -> N
         raise InputError(f"{config.output}: no picture of {selected.kept} selected rows is good ({listed})")
 
 
-def finish(config: BuildConfig, work: Path, funnel: Funnel, *, variant: Variant | None = None) -> Manifest:
-    """Check that every unit is sealed and few enough rows were rejected; write manifest.json last.
+def _settings(config: BuildConfig) -> dict[str, Any]:
+    """What decided the content of the data set, as the manifest says it."""
+    settings: dict[str, Any] = {"dataset": config.dataset, "variant": config.chosen_variant}
+    for name in ("captions", "resize", "samples_per_shard", "min_side", "max_pixels", "keep_duplicates"):
+        settings[name] = getattr(config, name)
+    settings["prefer"] = list(config.prefer)
+    settings["max_aspect"] = config.max_aspect if math.isfinite(config.max_aspect) else None
+    if config.chosen_variant == "english":
+        settings["caption_fields"] = config.caption_fields
+    return settings
 
-    `variant` overrides what the settings say: those of the embedded sample name its files by now.
+
+def write_unless_equal(url: str, data: bytes) -> None:
+    """Write a file of the output; leave it alone when it already says the same."""
+    if not store.exists(url) or store.read_bytes(url) != data:
+        store.write_bytes(url, data)
+
+
+def finish(config: BuildConfig, work: Path, funnel: Funnel, *, data_name: str | None = None) -> Manifest:
+    """Check that every unit is sealed and few enough rows were rejected; write what describes them, the manifest last.
+
+    `data_name` overrides what the settings say: those of the embedded sample name its files by now.
     """
-    variant = variant or variant_of(config)
+    variant = data_name or config.data_name
     whole = merge_funnel(work, funnel)
     _check_rejections(config, funnel, whole)
-    shards = _sealed_shards(config, work)
+    units = _sealed_units(config, work)
+    shards = tuple(unit.shard for unit in units if unit.shard is not None)
     manifest = Manifest(
-        name=variant if variant == "local" else f"yfcc15m-{variant}",
+        name=f"yfcc15m-{variant}" if config.dataset == "yfcc" else variant,
         variant=variant,
         num_samples=sum(shard.num_samples for shard in shards),
         num_bytes=sum(shard.num_bytes for shard in shards),
@@ -280,13 +248,14 @@ def finish(config: BuildConfig, work: Path, funnel: Funnel, *, variant: Variant 
             "kept": whole.kept,
             "rejected": {str(reason): count for reason, count in whole.rejected.items()},
         },
-        settings={
-            "source": config.source,
-            "samples_per_shard": config.samples_per_shard,
-            "min_side": config.min_side,
-            "max_pixels": config.max_pixels,
-        },
+        settings=_settings(config),
         shards=shards,
     )
+    check_sums(manifest, store.join(config.output, MANIFEST_NAME))
+    licenses: Counter[tuple[str, str]] = Counter()
+    for unit in units:
+        licenses.update(unit.licenses)
+    write_unless_equal(store.join(config.output, SIZES_NAME), sizes_bytes(manifest))
+    write_unless_equal(store.join(config.output, CARD_NAME), card_bytes(manifest, licenses))
     write_manifest(manifest, config.output)
     return manifest

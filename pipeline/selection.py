@@ -1,41 +1,54 @@
 """The select stage: rows of metadata -> tables of what to fetch, and a funnel of what was left out and why.
 
-With OpenAI's list (variant `openai`) rows are joined with it first, and only survivors are decoded; pictures of one's
-own are all taken. Work is cut into units of one shard here. Everything appears at once, when it is complete:
-`WORK/selection` is a renamed folder, so a killed run leaves nothing that a later one could mistake for a result.
+Worker processes judge chunks of metadata (`variants`); here their verdicts come together, in the metadata's order:
+repetitions are taken out, rows are counted, and what is kept is cut into parts, units of one shard. So the result is
+the same for any number of processes. Everything appears at once, when it is complete: `WORK/selection` is a renamed
+folder, so a killed run leaves nothing that a later one could mistake for a result.
+
+A row is rejected for the first reason that holds, in the order of `records.Reason`. One exception: in variant `english`
+a row is a repetition only of a row that was kept, and that is looked at last.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import metadata
-from pipeline.captions import caption_fault, clean_caption, clean_text, decode_field
+from pipeline import metadata, score
+from pipeline.caption_verdicts import CODE_OF, KEPT
 from pipeline.config import BuildConfig
 from pipeline.errors import InputError, StoreError
+from pipeline.id_set import IdSet
+from pipeline.listed_captions import read_listed_captions
 from pipeline.progress import Progress
 from pipeline.records import SELECT_REASONS, SELECTION_SCHEMA, Funnel, Reason, unit_name
-from pipeline.subset_list import SubsetList, read_subset_list
+from pipeline.subset_list import Join, close_files, read_subset_list
+from pipeline.variants import Judge, Judged, judge_for
+from pipeline.worker_pool import map_in_order
 
 log = logging.getLogger(__name__)
 
-_FUNNEL = "funnel.json"
-_PLAIN_FIELDS = ("user", "date_taken", "page_url", "license", "license_url")
+_MISMATCHES_SHOWN = 5
+_CHUNKS_LOOKED_AT = 64
+_LISTS = "listed.part-"
+"""Beginning of the name of the folder, in the work folder, that holds the lists while rows are joined with them."""
 
-Record = dict[str, Any]
-"""One row of SELECTION_SCHEMA, on its way into a table."""
+_FUNNEL = "funnel.json"
 
 
 def part_path(work: Path, unit: int) -> Path:
@@ -71,164 +84,178 @@ def _read_marker(work: Path) -> dict[str, Any] | None:
     return found
 
 
-class _Join(Protocol):
-    """Decides which rows are wanted before any text is looked at."""
-
-    def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[Reason, int]]:
-        """The wanted rows with a column `key`, and how many of the others have which reason."""
-        ...
-
-    def check(self) -> None:
-        """Raise or warn, after the last row, when list and metadata do not belong together."""
-        ...
-
-
-class _ListJoin:
-    """Rows whose line number and photo id are in the list, each photo once, no videos."""
-
-    def __init__(self, listed: SubsetList) -> None:
-        self._listed = listed
-        self._seen = np.zeros(len(listed.lines), np.bool_)
-        self._num_mismatched = 0
-        self._first_row: tuple[int, int] | None = None
-
-    def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[Reason, int]]:
-        lines = batch.column("line").to_numpy()
-        photo_ids = batch.column("photo_id").to_numpy()
-        if self._first_row is None and len(lines):
-            self._first_row = (int(lines[0]), int(photo_ids[0]))
-        entries, is_listed = self._listed.find(lines)
-        is_same = is_listed & (self._listed.photo_ids[entries] == photo_ids)
-        listed = np.flatnonzero(is_same)
-        new = listed[self._is_new(self._listed.entries_of_photo(entries[listed]))]
-        is_video = batch.column("is_video").to_numpy(zero_copy_only=False)[new]
-        taken = batch.take(pa.array(new[~is_video]))
-        num_listed = int(is_listed.sum())
-        self._num_mismatched += num_listed - len(listed)
-        return taken.append_column("key", taken.column("photo_id").cast(pa.string())), {
-            Reason.NOT_IN_LIST: len(lines) - num_listed,
-            Reason.LIST_MISMATCH: num_listed - len(listed),
-            Reason.DUPLICATE_ROW: len(listed) - len(new),
-            Reason.VIDEO: int(is_video.sum()),
-        }
-
-    def _is_new(self, photos: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these photos come for the first time, here and since the beginning."""
-        is_first = np.zeros(len(photos), np.bool_)
-        is_first[np.unique(photos, return_index=True)[1]] = True
-        is_new: NDArray[np.bool_] = is_first & ~self._seen[photos]
-        self._seen[photos] = True
-        return is_new
-
-    def check(self) -> None:
-        url = self._listed.url
-        num_found, num_listed = int(self._seen.sum()), len(self._seen)
-        if num_found == 0:
-            of_list = f"line {self._listed.lines[0]} with photo {self._listed.photo_ids[0]}"
-            of_metadata = (
-                "no well-formed row" if self._first_row is None else "line {} with photo {}".format(*self._first_row)
-            )
-            raise InputError(
-                f"{url}: the list matches nothing in the metadata: it begins with {of_list}, the metadata with "
-                f"{of_metadata} ({self._num_mismatched} rows have a listed line number but another photo id); "
-                "are both of the same YFCC100M?"
-            )
-        if num_found < num_listed / 2:
-            log.warning(
-                "%s: only %d of %d listed rows are in the metadata; is a file missing?", url, num_found, num_listed
-            )
-
-
-class _KeyJoin:
-    """All rows, each key once."""
-
-    def __init__(self) -> None:
-        self._seen: set[str] = set()
-
-    def __call__(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[Reason, int]]:
-        is_new = []
-        for key in batch.column("key").to_pylist():
-            is_new.append(key not in self._seen)
-            self._seen.add(key)
-        taken = batch.filter(pa.array(is_new, pa.bool_()))
-        return taken, {Reason.DUPLICATE_ROW: batch.num_rows - taken.num_rows}
-
-    def check(self) -> None:
-        return None
-
-
-def _plain(text: str | bytes) -> str:
-    return text if isinstance(text, str) else text.decode("utf-8", errors="replace")
-
-
-def _records(batch: pa.RecordBatch, *, is_encoded: bool) -> Iterator[Record | Reason]:
-    """Each row with cleaned captions, or the reason why its captions are no use."""
-    clean: Callable[[str], str] = clean_caption if is_encoded else clean_text
-    decode: Callable[[str], str] = decode_field if is_encoded else str
-    for row in batch.to_pylist():
-        title, description = clean(_plain(row["title"])), clean(_plain(row["description"]))
-        if not title and not description:
-            yield Reason.NO_CAPTION
-            continue
-        title_usable, description_usable = caption_fault(title) is None, caption_fault(description) is None
-        if not title_usable and not description_usable:
-            yield Reason.JUNK_CAPTION
-            continue
-        yield {
-            "key": row["key"],
-            "row": row["row"],
-            "url": _plain(row["url"]),
-            "title": title,
-            "description": description,
-            "title_usable": title_usable,
-            "description_usable": description_usable,
-            **{name: decode(_plain(row[name])) for name in _PLAIN_FIELDS},
-        }
-
-
 class _PartWriter:
-    """Cuts records into parts of equal size and writes them to a folder."""
+    """Cuts rows into parts of equal size and writes them to a folder."""
 
     def __init__(self, folder: Path, rows_per_part: int) -> None:
         self._folder, self._rows_per_part = folder, rows_per_part
-        self._records: list[Record] = []
-        self.num_parts = self.num_rows = 0
+        self._batches: list[pa.RecordBatch] = []
+        self._num_waiting = self.num_parts = self.num_rows = 0
 
-    def add(self, record: Record) -> None:
-        self._records.append(record)
-        self.num_rows += 1
-        if len(self._records) == self._rows_per_part:
-            self.flush()
+    def add(self, batch: pa.RecordBatch) -> None:
+        self.num_rows += batch.num_rows
+        start = 0
+        while start < batch.num_rows:
+            piece = batch.slice(start, self._rows_per_part - self._num_waiting)
+            self._batches.append(piece)
+            self._num_waiting += piece.num_rows
+            start += piece.num_rows
+            if self._num_waiting == self._rows_per_part:
+                self.flush()
 
     def flush(self) -> None:
-        if not self._records:
+        if not self._batches:
             return
-        table = pa.Table.from_pylist(self._records, schema=SELECTION_SCHEMA)
+        # One chunk, so that the bytes do not depend on how the rows came.
+        table = pa.Table.from_batches(self._batches, SELECTION_SCHEMA).combine_chunks()
         with (self._folder / f"part-{unit_name(self.num_parts)}.parquet").open("wb") as file:
             pq.write_table(table, file, compression="zstd")
             os.fsync(file.fileno())
         self.num_parts += 1
-        self._records = []
+        self._batches, self._num_waiting = [], 0
 
 
-def _pour(batches: Iterable[metadata.Rows], join: _Join, writer: _PartWriter, progress: Progress) -> Funnel:
-    """Send all rows through the join and the caption rules into the writer."""
-    rejected: Counter[Reason] = Counter(dict.fromkeys(SELECT_REASONS, 0))
-    num_rows = 0
-    for rows in batches:
-        num_rows += rows.batch.num_rows + rows.num_malformed
-        rejected[Reason.MALFORMED_ROW] += rows.num_malformed
-        wanted, counts = join(rows.batch)
-        rejected.update(counts)
-        for record in _records(wanted, is_encoded=isinstance(join, _ListJoin)):
-            if isinstance(record, Reason):
-                rejected[record] += 1
-            else:
-                writer.add(record)
-        rate = num_rows / max(progress.elapsed_s, 1e-9)
-        progress.advance_to(rows.bytes_read, note=f"{num_rows:,} rows, {rate:,.0f} rows/s, {writer.num_rows:,} kept")
-    writer.flush()
-    return Funnel(rows=num_rows, rejected=dict(rejected), kept=writer.num_rows)
+@dataclass(slots=True)
+class _Tally:
+    """All verdicts so far."""
+
+    rejected: Counter[Reason] = field(default_factory=lambda: Counter(dict.fromkeys(SELECT_REASONS, 0)))
+    num_rows: int = 0
+    seen: IdSet = field(default_factory=IdSet)
+    """Photo ids (or keys) of the rows the list names; in `english`, of the kept ones."""
+    num_mismatches_shown: int = 0
+    first: tuple[int, int] | None = None
+    """Line and photo id of the first well-formed row."""
+    lost: list[Counter[str]] = field(default_factory=list)
+    """By scored list, why rows of its photos were rejected."""
+
+    def add(self, judged: Judged) -> pa.RecordBatch:
+        """Count a chunk's verdicts; its kept rows without repetitions."""
+        self.num_rows += judged.num_rows
+        self.first = self.first or judged.first
+        self.rejected += judged.counts
+        is_new = self.seen.add(judged.ids)
+        self.rejected[Reason.DUPLICATE_ROW] += int((~is_new).sum())
+        for reason, code in CODE_OF.items():
+            self.rejected[reason] += int((judged.codes[is_new] == code).sum())
+        self._warn(judged.mismatches)
+        if not self.lost:
+            self.lost = [Counter() for _ in judged.lost]
+        for counter, counts in zip(self.lost, judged.lost, strict=True):
+            counter.update({str(reason): int(counts[code]) for reason, code in CODE_OF.items()})
+        if is_new.all():
+            return judged.kept
+        return judged.kept.filter(pa.array(is_new[judged.codes == KEPT]))
+
+    def _warn(self, mismatches: Sequence[str]) -> None:
+        for text in mismatches[: _MISMATCHES_SHOWN - self.num_mismatches_shown]:
+            log.warning("list and metadata contradict each other: %s", text)
+            self.num_mismatches_shown += 1
+
+    def funnel(self, kept: int) -> Funnel:
+        return Funnel(
+            rows=self.num_rows, rejected={reason: self.rejected[reason] for reason in SELECT_REASONS}, kept=kept
+        )
+
+
+def _decide_join(config: BuildConfig, chunks: Iterator[metadata.Chunk]) -> tuple[Join, Iterator[metadata.Chunk]]:
+    """The column to join OpenAI's list by, and the chunks, of which the first few were looked at."""
+    if config.join_by != "auto":
+        return config.join_by, chunks
+    looked_at: list[metadata.Chunk] = []
+    for chunk in itertools.islice(chunks, _CHUNKS_LOOKED_AT):
+        looked_at.append(chunk)
+        lines: list[int] = []
+
+        def note(cheap: pa.RecordBatch, lines: list[int] = lines) -> NDArray[np.bool_]:
+            lines.extend(cheap.column("line").slice(0, 1).to_pylist())
+            return np.zeros(cheap.num_rows, np.bool_)
+
+        metadata.read_chunk(chunk, note)
+        if lines:
+            return "line" if lines[0] >= 0 else "photo_id", itertools.chain(looked_at, chunks)
+    return "line", itertools.chain(looked_at, chunks)
+
+
+def _read_list(
+    config: BuildConfig, judge: Judge, chunks: Iterator[metadata.Chunk], folder: Path
+) -> tuple[Judge, Iterator[metadata.Chunk]]:
+    """The judge with the variant's list, if it joins one, and the chunks."""
+    if config.subset_list is None or not config.metadata:
+        return judge, chunks
+    if config.chosen_variant == "declip":
+        captions = read_listed_captions(config.subset_list, folder / "captions")
+        log.info("%s: captions of %s photos, joined by photo id", config.subset_list, f"{captions.num_rows:,}")
+        return replace(judge, captions=captions), chunks
+    join, chunks = _decide_join(config, chunks)
+    subset = read_subset_list(config.subset_list, folder / "subset", join=join)
+    log.info("%s: %s rows, joined by %s", config.subset_list, f"{subset.num_rows:,}", join.replace("_", " "))
+    return replace(judge, subset=subset), chunks
+
+
+def _pour(
+    chunks: Iterable[metadata.Chunk], judge: Judge, writer: _PartWriter, *, processes: int, num_bytes: int
+) -> _Tally:
+    """Have all chunks judged and send what is kept into the writer."""
+    tally = _Tally()
+    with (
+        Progress("select", unit="bytes", total=num_bytes) as progress,
+        closing(map_in_order(judge, chunks, processes=processes)) as verdicts,
+    ):
+        for judged in verdicts:
+            writer.add(tally.add(judged))
+            rate = tally.num_rows / max(progress.elapsed_s, 1e-9)
+            note = f"{tally.num_rows:,} rows, {rate:,.0f} rows/s, {writer.num_rows:,} kept"
+            progress.advance_to(judged.done_bytes, note=note)
+        writer.flush()
+    return tally
+
+
+def _check_list(judge: Judge, tally: _Tally) -> None:
+    """Raise or warn when list and metadata do not belong together."""
+    listed = judge.subset or judge.captions
+    if listed is None:
+        return
+    num_found = len(tally.seen)
+    if num_found == 0:
+        of_metadata = "no well-formed row" if tally.first is None else _line_and_photo(*tally.first)
+        of_list = f"photo {listed.photo_ids[0]}"
+        if judge.subset is not None:
+            of_list = _line_and_photo(judge.subset.column("line")[0], listed.photo_ids[0])
+        raise InputError(
+            f"{listed.url}: the list matches nothing in the metadata: it begins with {of_list}, the metadata with "
+            f"{of_metadata} ({tally.rejected[Reason.LIST_MISMATCH]} rows have a listed {_joined_by(judge)} but another "
+            "photo id, line number or key); are both of the same YFCC100M?"
+        )
+    if num_found < listed.num_rows / 2:
+        log.warning(
+            "%s: only %d of %d listed rows are in the metadata; is a file missing?",
+            listed.url,
+            num_found,
+            listed.num_rows,
+        )
+
+
+def _joined_by(judge: Judge) -> str:
+    return "photo id" if judge.subset is None else judge.subset.join.replace("_", " ")
+
+
+def _line_and_photo(line: int, photo_id: int) -> str:
+    return f"photo {photo_id}" if line < 0 else f"line {line} with photo {photo_id}"
+
+
+@contextmanager
+def _lists_folder(work: Path) -> Iterator[Path]:
+    """A folder for the lists, deleted afterwards, as are those that killed runs left."""
+    for abandoned in work.glob(f"{_LISTS}*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=_LISTS, dir=work))
+    try:
+        yield folder
+    finally:
+        close_files()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_marker(folder: Path, funnel: Funnel, num_parts: int) -> None:
@@ -245,30 +272,44 @@ def _write_marker(folder: Path, funnel: Funnel, num_parts: int) -> None:
 
 
 def select(config: BuildConfig, work: Path) -> Funnel:
-    """Write `WORK/selection` unless it is there, and return its funnel.
+    """Write `WORK/selection` unless it is there, and return its funnel; compare it with `config.also_score`."""
+    funnel, lost = read_funnel(work), dict[str, Counter[str]]()
+    if funnel is None:
+        with _lists_folder(work) as lists:
+            funnel, lost = _select(config, work, lists)
+    if config.also_score:
+        score.write_scores(work / "selection", config.also_score, lost)
+    return funnel
 
-    A row is rejected for the first reason that holds, in the order of `records.Reason`.
-    """
-    finished = read_funnel(work)
-    if finished is not None:
-        return finished
-    assert config.metadata, "the entry point names the embedded sample's files"
-    num_bytes = metadata.total_bytes(config.metadata, source=config.source)
-    join: _Join = _KeyJoin() if config.subset_list is None else _ListJoin(read_subset_list(config.subset_list))
+
+def _select(config: BuildConfig, work: Path, lists: Path) -> tuple[Funnel, dict[str, Counter[str]]]:
+    """Write `WORK/selection`; its funnel, and by scored list why rows were lost."""
+    num_bytes = metadata.total_bytes(config)
+    scored = _read_scored(config, lists)
     unfinished, final = work / "selection.part", work / "selection"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     writer = _PartWriter(unfinished, config.samples_per_shard)
-    with Progress("select", unit="bytes", total=num_bytes) as progress:
-        funnel = _pour(metadata.open_rows(config.metadata, source=config.source), join, writer, progress)
-    join.check()
+    judge, chunks = _read_list(config, judge_for(config, scored=scored), metadata.open_chunks(config), lists)
+    tally = _pour(chunks, judge, writer, processes=config.processes, num_bytes=num_bytes)
+    _check_list(judge, tally)
+    funnel = tally.funnel(writer.num_rows)
     if funnel.kept == 0:
         counts = ", ".join(f"{count} {reason}" for reason, count in funnel.rejected.items() if count)
         raise InputError(
-            f"{', '.join(config.metadata)}: none of {funnel.rows} rows is left ({counts}); check the metadata's titles "
-            "and descriptions"
+            f"{', '.join(config.metadata or filter(None, [config.subset_list]))}: none of {funnel.rows} rows is left "
+            f"({counts}); check the metadata's titles and descriptions"
         )
     _write_marker(unfinished, funnel, writer.num_parts)
     shutil.rmtree(final, ignore_errors=True)
     os.rename(unfinished, final)
-    return funnel
+    return funnel, dict(zip(config.also_score, tally.lost, strict=False))
+
+
+def _read_scored(config: BuildConfig, lists: Path) -> tuple[Path, ...]:
+    """The ids of what the selection will be scored by, as files; read first, so that a wrong name costs no hours."""
+    paths = []
+    for number, url in enumerate(config.also_score):
+        paths.append(lists / f"scored-{number}.npy")
+        np.save(paths[-1], score.read_ids(url))
+    return tuple(paths)

@@ -1,12 +1,13 @@
 """What a picture's bytes, or the message of a failed download, are worth: a `Picture` or a `Rejected`.
 
-In come bytes and messages, out come values; the only files read here are those of `--source local`.
-Downloading, tars and tables are left to `fetch`. A picture is kept as it came, never re-encoded.
+In come bytes and messages, out come values; the only files read here are those of `--dataset local`.
+Downloading, tars and tables are left to `fetch`, making pictures smaller to `resize`.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from pipeline.errors import InputError
+from pipeline.polite import DEADLINE_OVER, HOST_ASKS_FOR_PAUSE, PLACEHOLDER_REDIRECT, TOO_LONG, TOO_SLOW
 from pipeline.records import Reason
 
 PLACEHOLDER_SIZE = (500, 374)
@@ -29,10 +31,28 @@ PLACEHOLDER_SIZE = (500, 374)
 PLACEHOLDER_BYTES = 9218
 """Length of the GIF form."""
 
+DAMAGE = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError, struct.error)
+"""Whatever Pillow raises on damaged input; it lets errors of its parsers through."""
+
 _READ_BATCH_ROWS = 64
 _HTML = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
 _HTTP_STATUS = re.compile(r"HTTP Error (\d{3})")
 _INCOMPLETE = re.compile(r"IncompleteRead\((\d+) bytes read(?:, (\d+) more expected)?\)")
+_SOURCE_LINE = re.compile(r" \(_ssl\.c:\d+\)")
+_OWN_MESSAGES = {
+    DEADLINE_OVER: Reason.UNREACHABLE,
+    TOO_SLOW: Reason.UNREACHABLE,
+    HOST_ASKS_FOR_PAUSE: Reason.SERVER_ERROR,
+    TOO_LONG: Reason.BOMB,
+}
+# One text for what is worded differently depending on the moment at which it happens, and on the system.
+_CAUSES = (
+    (re.compile(r"timed out", re.IGNORECASE), "timed out"),
+    (re.compile(r"reset by peer|broken pipe|closed connection|EOF occurred", re.IGNORECASE), "connection broken"),
+    (re.compile(r"connection refused", re.IGNORECASE), "connection refused"),
+    (re.compile(r"not known|name resolution|No address associated|getaddrinfo failed"), "host not found"),
+    (re.compile(r"No route to host|Network is unreachable"), "no route to the host"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +76,14 @@ class Rejected:
     height: int = 0
 
 
+def bucket_url(bucket: str, key: str) -> str:
+    """Where the public bucket has the picture of this key: ("B", "d29e7c...") -> "B/d29/e7c/d29e7c....jpg".
+
+    The layout is Multimedia Commons', `data/images/` of its bucket. "" when the key is unknown.
+    """
+    return f"{bucket.rstrip('/')}/{key[:3]}/{key[3:6]}/{key}.jpg" if key else ""
+
+
 def classify_error(message: str) -> Rejected:
     """Turn img2dataset's text for a failed download into a reason.
 
@@ -74,10 +102,20 @@ def classify_error(message: str) -> Rejected:
         return Rejected(reason=Reason.TRUNCATED, detail=f"connection ended before the end{announced}")
     if "X-Robots-Tag" in text:
         return Rejected(reason=Reason.DEAD_LINK, detail="the server's X-Robots-Tag disallows use")
-    return Rejected(reason=Reason.UNREACHABLE, detail=text[:200] or "no answer")
+    if text.startswith(PLACEHOLDER_REDIRECT):
+        return Rejected(reason=Reason.PLACEHOLDER, detail=text)
+    for own, reason in _OWN_MESSAGES.items():
+        if text == own:
+            return Rejected(reason=reason, detail=own)
+    for pattern, detail in _CAUSES:
+        if pattern.search(text):
+            return Rejected(reason=Reason.UNREACHABLE, detail=detail)
+    return Rejected(reason=Reason.UNREACHABLE, detail=_SOURCE_LINE.sub("", text)[:200] or "no answer")
 
 
-def classify_picture(data: bytes, *, min_side: int, max_pixels: int, from_flickr: bool = True) -> Picture | Rejected:
+def classify_picture(
+    data: bytes, *, min_side: int, max_pixels: int, max_aspect: float = math.inf, from_flickr: bool = True
+) -> Picture | Rejected:
     """Check a picture from its first bytes to its last; the size in its header is judged before anything is decoded.
 
     `from_flickr` looks for Flickr's placeholder too, which in pictures of one's own is a picture like others.
@@ -90,16 +128,19 @@ def classify_picture(data: bytes, *, min_side: int, max_pixels: int, from_flickr
     if kind not in {"jpg", "png", "webp"}:
         return Rejected(reason=Reason.NOT_AN_IMAGE, detail=kind)
     try:
-        width, height, image = _open(data, kind, max_pixels)
-    except _DAMAGE as error:
+        width, height, image = open_picture(data, kind, max_pixels)
+    except DAMAGE as error:
         return Rejected(reason=Reason.TRUNCATED, detail=f"{kind} header: {_text(error)}")
     if from_flickr and kind == "png" and (width, height) == PLACEHOLDER_SIZE:
         return Rejected(reason=Reason.PLACEHOLDER, detail=f"png, {len(data)} bytes", width=width, height=height)
     found = f"{width} x {height} pixels"
-    if width * height > max_pixels:
-        return Rejected(reason=Reason.BOMB, detail=found, width=width, height=height)
-    if min(width, height) < min_side:
-        return Rejected(reason=Reason.TOO_SMALL, detail=found, width=width, height=height)
+    for reason, is_wrong in (
+        (Reason.TOO_SMALL, min(width, height) < min_side),
+        (Reason.WRONG_ASPECT, max(width, height) > max_aspect * min(width, height)),
+        (Reason.BOMB, width * height > max_pixels),
+    ):
+        if is_wrong:
+            return Rejected(reason=reason, detail=found, width=width, height=height)
     assert image is not None
     try:
         # Decoded in grey at an eighth of the size: all of the data is read, but less of it computed with
@@ -107,7 +148,7 @@ def classify_picture(data: bytes, *, min_side: int, max_pixels: int, from_flickr
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             image.draft("L", (1, 1))
         image.load()
-    except _DAMAGE as error:
+    except DAMAGE as error:
         return Rejected(reason=Reason.TRUNCATED, detail=f"{kind}: {_text(error)}", width=width, height=height)
     return Picture(format=kind, width=width, height=height)
 
@@ -122,10 +163,6 @@ def read_local(urls: Sequence[str]) -> Iterator[bytes | Rejected]:
             yield from _read_table(Path(_path(table)), [int(url.rpartition("#")[2]) for url in group])
         else:
             yield from map(_read_file, group)
-
-
-# Whatever Pillow raises on damaged input; it lets errors of its parsers through.
-_DAMAGE = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError, struct.error)
 
 
 def _text(error: BaseException) -> str:
@@ -170,7 +207,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     raise ValueError("no VP8 chunk")
 
 
-def _open(data: bytes, kind: str, max_pixels: int) -> tuple[int, int, ImageFile.ImageFile | None]:
+def open_picture(data: bytes, kind: str, max_pixels: int) -> tuple[int, int, ImageFile.ImageFile | None]:
     """Width, height and the undecoded picture (None where opening alone would cost memory for its pixels).
 
     Pillow's readers are called directly: `Image.open` has a limit of its own and guesses the format.

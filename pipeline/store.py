@@ -8,6 +8,7 @@ Safe to use from several threads.
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import random
@@ -227,6 +228,24 @@ def put_file(local_path: str | Path, url: str) -> None:
     found = size(url)
     if found != num_bytes:
         raise StoreError(f"{url}: has {found} bytes after writing {num_bytes}; run the same command again")
+
+
+def move_file(local_path: str | Path, url: str) -> None:
+    """Like `put_file`, but the local file is gone afterwards; within one file system nothing is copied."""
+    if is_local(url):
+        with translated(url, "write"):
+            target = _local_path(url)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(local_path, "rb") as file:
+                os.fsync(file.fileno())
+            try:
+                os.replace(local_path, target)
+                return
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+    put_file(local_path, url)
+    Path(local_path).unlink()
 
 
 def _info(url: str) -> dict[str, Any] | None:

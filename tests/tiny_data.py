@@ -50,7 +50,8 @@ def _write_shard(folder: Path, name: str, numbers: Iterable[int]) -> Shard:
         for number in numbers:
             key, caption = f"{number:06d}", f"a {colour_of(number)} picture"
             content = {"title": caption, "description": "", "title_usable": True, "description_usable": False}
-            row: dict[str, object] = {field.name: 0 if field.type != pa.string() else "" for field in INDEX_SCHEMA}
+            blank = {pa.string(): "", pa.bool_(): False}
+            row: dict[str, object] = {field.name: blank.get(field.type, 0) for field in INDEX_SCHEMA}
             row |= {"key": key, "image_ext": "jpg", "offset": tar.offset}
             for kind, extension, data in (
                 ("image", "jpg", picture(colour_of(number), number)),

@@ -2,7 +2,7 @@
 
 Comes in: a Parquet table of CIFAR-10 with columns split ("train" or "test"), label (the
 class's name) and jpg (bytes).
-Goes out: captioned shards built with the local-files source, the test pictures in CLIP_benchmark's layout, a trained
+Goes out: captioned shards built from a local table, the test pictures in CLIP_benchmark's layout, a trained
 run, and one line with the zero-shot accuracy on the test pictures.
 
     python tests/bench/cifar10.py --parquet cifar10.parquet --folder data/cifar10 -- --optim.epochs 5
@@ -55,7 +55,7 @@ TEMPLATES = ("a photo of a {c}.", "a blurry photo of a {c}.", "a low contrast ph
 
 
 def write_captions(table: pa.Table, path: Path) -> None:
-    """The training pictures as a table for `--source local`: image, caption, key."""
+    """The training pictures as a table for `--dataset local`: image, caption, key."""
     captions = []
     for number, label in enumerate(table["label"].to_pylist()):
         words = WORDS[label]
@@ -91,7 +91,7 @@ def main() -> None:
     if not (labelled / "test/0.tar").exists():
         write_captions(table.filter(pa.compute.equal(table["split"], "train")), args.folder / "captions.parquet")
         write_labelled(table.filter(pa.compute.equal(table["split"], "test")), labelled)
-    build = ["pipeline/build_yfcc15m.py", "--source", "local", "--metadata", str(args.folder / "captions.parquet")]
+    build = ["pipeline/build_yfcc15m.py", "--dataset", "local", "--metadata", str(args.folder / "captions.parquet")]
     build += ["--output", str(args.folder / "shards"), "--samples-per-shard", "2000"]
     train = ["-m", "slip.train", "demo", "--data.manifest", str(args.folder / "shards/manifest.json")]
     train += ["--eval.zeroshot", str(labelled), "--output", str(args.folder / "run"), "--model.image-size", "32"]

@@ -110,7 +110,7 @@ def s3_bucket(s3_env: dict[str, str]) -> str:
 
 @pytest.fixture(scope="session")
 def slurm_env() -> Iterator[dict[str, str]]:
-    """Environment in which sbatch, squeue and srun talk to a running cluster of four nodes."""
+    """Environment in which sbatch, squeue and srun talk to a running cluster of four nodes, four tasks to an array."""
     require(SLURM_PROGRAMS, "tests/cluster/cluster.sh install")
     cluster = str(ROOT / "tests/cluster/cluster.sh")
     # Not below pytest's folder: munge refuses a socket that others cannot reach.
@@ -119,6 +119,7 @@ def slurm_env() -> Iterator[dict[str, str]]:
     env = os.environ | {
         "SLURM_TEST_DIR": folder,
         "SLURM_TEST_ACCT": "none",
+        "SLURM_TEST_ARRAY": "4",
         "SLURM_TEST_PORT": str(free_port(8)),
     }
     subprocess.run([cluster, "start"], env=env, check=True, timeout=120)

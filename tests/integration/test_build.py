@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -61,7 +62,7 @@ def finish(build: subprocess.Popen[str]) -> str:
 
 
 def contents(url: str, env: dict[str, str]) -> dict[str, str]:
-    """Digest of every object below the output; the report says where a remote data set lies, which is left out."""
+    """Digest of every object below the output but the report, which says when pictures came."""
     options = {}
     if url.startswith("s3://"):
         options = {
@@ -71,12 +72,11 @@ def contents(url: str, env: dict[str, str]) -> dict[str, str]:
             "skip_instance_cache": True,
         }
     fs, path = fsspec.core.url_to_fs(url, **options)
-    found = {
-        Path(name).name: hashlib.sha256(fs.cat_file(name).replace(url.encode(), b"path/to/this-folder")).hexdigest()
-        for name in fs.find(path)
+    names = {Path(name).name: name for name in fs.find(path)}
+    assert {"manifest.json", "report.html"} <= names.keys()
+    return {
+        name: hashlib.sha256(fs.cat_file(where)).hexdigest() for name, where in names.items() if name != "report.html"
     }
-    assert "manifest.json" in found
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +179,37 @@ def test_kill_9_and_rerun_give_the_same_bytes(
     assert kills >= 4, "most builds ended before they were killed"
     log = finish(start(url, work))
     assert contents(url, s3_env) == undisturbed[2], log
+
+
+def test_twenty_kills_at_random_moments(
+    start: Callable[[str, Path], subprocess.Popen[str]],
+    undisturbed: tuple[str, Path, dict[str, str]],
+    s3_bucket: str,
+    s3_env: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    """Builds are killed again and again, wherever they are; each one that gets through has the same bytes."""
+    random_ = random.Random(20)
+    kills = rounds = 0
+    while kills < 20:
+        rounds += 1
+        url, work = f"{s3_bucket}/random-{rounds}", tmp_path / f"work-{rounds}"
+        while True:
+            build = start(url, work)
+            # Starting takes a second or so; what follows of a build is longer than the longest wait.
+            try:
+                build.wait(timeout=random_.uniform(0.5, 5.0))
+            except subprocess.TimeoutExpired:
+                os.kill(build.pid, signal.SIGKILL)
+                build.communicate()
+                kills += 1
+            else:
+                log = finish(build)
+                break
+            if kills >= 20:
+                log = finish(start(url, work))
+                break
+        assert contents(url, s3_env) == undisturbed[2], log
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_sbatch_trains_on_two_nodes(slurm_env: dict[str, str], tmp_path: Path) -
     build = [
         sys.executable,
         str(ROOT / "pipeline/build_yfcc15m.py"),
-        "--source",
+        "--dataset",
         "local",
         "--output",
         str(folder / "shards"),

@@ -25,7 +25,7 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def manifest_url(s3_bucket: str, s3_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data set of some hundred samples on S3, from the embedded sample's pictures through the local-files source."""
+    """A data set of some hundred samples on S3, from the embedded sample's pictures as a local table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -35,7 +35,7 @@ def manifest_url(s3_bucket: str, s3_env: dict[str, str], tmp_path_factory: pytes
     table = pa.table({"path": pictures, "caption": [f"A photograph of thing number {i}" for i in range(len(pictures))]})
     pq.write_table(table, folder / "own.parquet")
     url = f"{s3_bucket}/own"
-    command = [sys.executable, str(ROOT / "pipeline/build_yfcc15m.py"), "--source", "local", "--output", url]
+    command = [sys.executable, str(ROOT / "pipeline/build_yfcc15m.py"), "--dataset", "local", "--output", url]
     command += ["--metadata", str(folder / "own.parquet"), "--samples-per-shard", "37", "--work", str(folder / "work")]
     subprocess.run(command, env=s3_env, check=True, timeout=120)
     return f"{url}/manifest.json"

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from pipeline import build as build_module
-from pipeline.build import work_folder
 from pipeline.build_yfcc15m import main
 from pipeline.config import BuildConfig
 from pipeline.manifest import load_manifest
 from pipeline.records import Reason
+from pipeline.workspace import work_folder
 
 NUM_ROWS = 40
 SCRIPT = Path(__file__).resolve().parents[3] / "pipeline" / "build_yfcc15m.py"
@@ -39,13 +39,18 @@ def table(tmp_path: Path) -> Path:
 
 def arguments(table: Path, *more: str) -> list[str]:
     output = str(table.parent / "out")
-    fixed = ["--source", "local", "--metadata", str(table), "--output", output, "--samples-per-shard", "16"]
+    fixed = ["--dataset", "local", "--metadata", str(table), "--output", output, "--samples-per-shard", "16"]
     return [*fixed, "--processes", "1", *more]
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def data_set(folder: Path) -> dict[str, bytes]:
+    """What a build decides; the report also says when pictures came."""
+    return {name: data for name, (data, _) in contents(folder).items() if name != "report.html"}
 
 
 def test_a_build_then_the_same_again_changes_nothing(table: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -67,11 +72,78 @@ def test_stages_one_by_one_give_the_same_bytes(table: Path, tmp_path: Path) -> N
     for stage in ("select", "fetch", "seal", "report"):
         assert main(arguments(table, "--stage", stage)) == 0
     output = table.parent / "out"
-    staged = {name: data for name, (data, _) in contents(output).items()}
     again = arguments(table)
     again[again.index(str(output))] = str(tmp_path / "elsewhere" / "out")
     assert main(again) == 0
-    assert {name: data for name, (data, _) in contents(tmp_path / "elsewhere" / "out").items()} == staged
+    assert data_set(tmp_path / "elsewhere" / "out") == data_set(output)
+
+
+def test_damage_is_found_and_repaired(table: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(arguments(table)) == 0
+    output = table.parent / "out"
+    before = data_set(output)
+    assert main(arguments(table, "--stage", "verify")) == 0
+    shard = output / "00001.tar"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    assert main(arguments(table, "--stage", "verify")) == 1
+    assert "00001.tar" in caplog.text
+    assert "--stage repair" in caplog.text
+    assert main(arguments(table, "--stage", "repair")) == 0
+    assert data_set(output) == before
+    assert main(arguments(table, "--stage", "verify")) == 0
+
+
+def test_what_has_healed_is_fetched_and_only_its_shard_sealed_anew(tmp_path: Path) -> None:
+    """Three of forty files come later; two of three shards gain samples, the manifest follows."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    late = {3: b"", 4: b"", 20: b""}
+    for i in range(NUM_ROWS):
+        out = io.BytesIO()
+        Image.new("RGB", (32 + i, 24), (i, 99, 7)).save(out, "JPEG")
+        if i in late:
+            late[i] = out.getvalue()
+        else:
+            (pictures / f"{i}.jpg").write_bytes(out.getvalue())
+    captions = [f"A photograph of boat number {i} in the harbour" for i in range(NUM_ROWS)]
+    paths = [f"pictures/{i}.jpg" for i in range(NUM_ROWS)]
+    pq.write_table(pa.table({"path": paths, "caption": captions}), tmp_path / "mine.parquet")
+    run = arguments(tmp_path / "mine.parquet")
+    assert main(run) == 0
+    before = contents(tmp_path / "out")
+    assert load_manifest(str(tmp_path / "out")).funnel["rejected"] == {"missing_file": 3}
+    for i, data in late.items():
+        (pictures / f"{i}.jpg").write_bytes(data)
+    assert main([*run, "--retry-failed"]) == 0
+    manifest = load_manifest(str(tmp_path / "out"))
+    assert manifest.num_samples == NUM_ROWS
+    assert {reason: count for reason, count in manifest.funnel["rejected"].items() if count} == {}
+    after = contents(tmp_path / "out")
+    assert {name for name in before if name.endswith(".tar") and before[name] != after[name]} == {
+        "00000.tar",
+        "00001.tar",
+    }
+    assert main([*run, "--stage", "verify"]) == 0
+    fresh = [*run, "--work", str(tmp_path / "fresh_work")]
+    fresh[fresh.index(str(tmp_path / "out"))] = str(tmp_path / "fresh")
+    assert main(fresh) == 0
+    assert data_set(tmp_path / "fresh") == data_set(tmp_path / "out")
+
+
+def test_status_and_dry_run_write_nothing(table: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert main(arguments(table, "--dry-run")) == 0
+    assert main(arguments(table, "--stage", "status")) == 0
+    assert [path.name for path in table.parent.iterdir()] == ["mine.parquet"]
+    assert main(arguments(table)) == 0
+    before = contents(table.parent)
+    caplog.clear()
+    assert main(arguments(table, "--stage", "status")) == 0
+    assert main(arguments(table, "--dry-run")) == 0
+    assert "sealed" in caplog.text
+    assert contents(table.parent) == before
 
 
 @pytest.mark.parametrize("stage", ["fetch", "seal", "report"])
@@ -147,7 +219,7 @@ def test_too_many_rejections_end_the_fetching(
         ["--samples-per-shard", "0"],
         ["--metadata", "rows.tsv"],
         ["--subset-list", "list.tsv"],
-        ["--source", "local"],
+        ["--dataset", "local"],
         ["--stage", "nonsense"],
     ],
 )
@@ -161,7 +233,7 @@ def test_usage_errors_end_with_2(wrong: list[str]) -> None:
 
 def test_a_missing_file_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     missing = tmp_path / "gone.parquet"
-    assert main(["--source", "local", "--metadata", str(missing), "--output", str(tmp_path / "out")]) == 1
+    assert main(["--dataset", "local", "--metadata", str(missing), "--output", str(tmp_path / "out")]) == 1
     assert [record.getMessage() for record in caplog.records] == [f"{missing}: no such file"]
 
 

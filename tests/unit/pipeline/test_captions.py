@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import unicodedata
 from urllib.parse import quote_plus
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 
 from pipeline.captions import (
     MAX_CAPTION_CHARS,
+    MAY_MATCH_A_RULE,
     RULES,
     Rule,
     caption_fault,
     clean_caption,
     clean_text,
     decode_field,
+    paper_caption,
 )
 
 MARKUP = st.sampled_from(
@@ -27,6 +30,84 @@ MARKUP = st.sampled_from(
         *("\x92", "\u0301", "\u0958", "\u200b"),
     ]
 )
+
+PIECES = [
+    *(
+        " ",
+        " ",
+        " ",
+        "-",
+        "_",
+        ".",
+        ":",
+        "1",
+        "123",
+        "2010",
+        "x",
+        "copy",
+        "my ",
+        "canon ",
+        "digital camera",
+        "hp photosmart ",
+    ),
+    *(
+        "exif",
+        "jpeg",
+        "iso 100 ",
+        "f/2.8 ",
+        "50mm ",
+        "1/60s ",
+        "is ",
+        "camera: ",
+        "exposure: ",
+        "photo",
+        "screenshot",
+        ".jpg",
+    ),
+    *(
+        "uploaded by ",
+        "posted with ",
+        "processed with ",
+        "created with ",
+        "nero",
+        "image",
+        "no title",
+        "dcim/",
+        "lead technologies inc",
+    ),
+]
+TAILS = [
+    *(" from my blue telephone - - -", " by the very.best one - - -", "/a-b-c-d-e - - - -", " still camera - - -"),
+    *("", " - - - - - -", " 1 2 3 4 5 6", " 1234 copy edited small web final", "1234 copy edited small web final"),
+    *(" d90 f/2.8, 1/60 s, ISO 400, 50 mm", "f/2.8, 1/60 s, ISO 400, 50 mm", " 2.8, 1/60 s, ISO 400, 50 mm, +1 EV"),
+    *("100 1/60 s, ISO 400, 50 mm, +1 EV", "/60 s, ISO 400, 50 mm, +1 EV", "-s 1/60 s, ISO 400, 50 mm, +1 EV"),
+    *(
+        ": a b c d, iso: 5",
+        " length: a b c d, iso speed: 5",
+        "-number: 1 2 3 4, iso: 5",
+        " sony kodak nikon digital still camera",
+    ),
+    *(
+        " photosmart a b c d e",
+        " phone upload powered by my phone",
+        "ed by the very.best - - -",
+        "ed with the very.best one - -",
+    ),
+    *(
+        " from my telephone - - - -",
+        " with vsco cam with f2 preset",
+        " with the paint shop pro - - -",
+        " by adobe lightroom - - - -",
+    ),
+    *(
+        " technologies inc. v1.01 - - -",
+        " camera - - - -",
+        " phone - - - -",
+        " shot 2013-05-27 at 11.35.41 PM",
+        "shot 1 2 3 4 5",
+    ),
+    *(" de pantalla 1 2 3 4", " de tela 1 2 3 4", " d'écran 1 2 3 4", " um 10.11.12 (2) 3 4", " at 1 2 3 4 pm"),
+]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +136,16 @@ MARKUP = st.sampled_from(
         ("c%C2%92est", "c’est"),
         ("a%00b%07c%E2%80%8Bd", "abcd"),
         ("%3C%21--+note+--%3Eseen", "seen"),
+        ("%3Csection%3Ea%3C%2Fsection%3E%3Cmark+class%3D%22x%22%3Eb%3C%2Fmark%3E", "a b"),
+        ("%3Co%3Ap%3E%3C%2Fo%3Ap%3Efrom+%3Cst1%3Aplace%3EOslo%3C%2Fst1%3Aplace%3E", "from Oslo"),
+        ("%3C%21DOCTYPE+html%3E%3C%3Fxml+version%3D%221.0%22%3F%3Epage", "page"),
+        ("%3Cmarkus%3E+and+%3Csue%3E", "<markus> and <sue>"),
+        ("ftp%3A%2F%2Ffiles.example.com%2Fa.zip+has+it", "has it"),
+        ("in%C2%ADfor%C2%ADmation%E2%80%8F+%EF%BF%BC+desk", "information desk"),
+        ("%E2%80%AEreversed%E2%80%AC", "reversed"),
+        ("%D9%85%DB%8C%E2%80%8C%D8%B1%D9%88%D9%85", "می\u200cروم"),  # a zero-width non-joiner belongs to the word
+        ("a%C2%A0b%E3%80%80c%E2%80%A8d", "a b c d"),
+        ("%E1%84%92%E1%85%A1%E1%86%AB", "한"),
     ],
 )
 def test_clean_caption(raw: str, clean: str) -> None:
@@ -90,6 +181,7 @@ def test_plain_words_survive_encoding_and_cleaning(words: list[str]) -> None:
 def test_hostile_texts_are_cleaned_in_time(piece: str) -> None:
     start = time.process_time()
     clean_text("&" + piece * (200_000 // len(piece)))
+    paper_caption(piece * (200_000 // len(piece)))
     assert time.process_time() - start < 10  # a pattern with a quadratic path takes minutes
 
 
@@ -112,9 +204,35 @@ def test_rule_catches_and_spares_its_examples(rule: Rule) -> None:
         assert clean_text(text) == text
         assert rule.pattern.fullmatch(text), text
         assert caption_fault(text) == rule.fault, text
+        assert MAY_MATCH_A_RULE.match(text), text
     for text in rule.spares:
         assert clean_text(text) == text
         assert caption_fault(text) is None, text
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_whatever_a_rule_matches_passes_the_filter(rule: Rule) -> None:
+    """All words of the rule, before and between all kinds of things that make a text too long for the filter."""
+    words = set(re.findall(r"[a-z]+", rule.pattern.pattern)) | set(rule.matches)
+    starts = ("", "- ", "my ", "my my my ", "no ", "s", "_")
+    texts = [start + word + tail for start in starts for word in words for tail in TAILS]
+    matched = [text for text in texts if rule.pattern.fullmatch(text)]
+    assert len(matched) >= len(rule.matches)
+    assert [text for text in matched if MAY_MATCH_A_RULE.match(text) is None] == []
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+@settings(deadline=None)
+def test_the_filter_changes_no_fault(text: str) -> None:
+    if any(rule.pattern.fullmatch(text) for rule in RULES):
+        assert MAY_MATCH_A_RULE.match(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["The old town on a rainy day", "A small boat near the shore", "We had lunch there with our friends"]
+)
+def test_the_filter_stops_plain_sentences(text: str) -> None:
+    assert MAY_MATCH_A_RULE.match(text) is None
 
 
 @pytest.mark.parametrize(

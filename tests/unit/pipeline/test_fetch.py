@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import os
-import signal
+import shutil
 import socket
 import struct
 import subprocess
 import sys
 import tarfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,26 +22,37 @@ import pytest
 from PIL import Image
 
 from pipeline.config import BuildConfig
-from pipeline.errors import ShardError, StoreError
-from pipeline.fetch import fetch_units, fetched_tar, read_outcomes
-from pipeline.fetched import PictureLimits, finish_download, outcomes_path
+from pipeline.errors import StoreError
+from pipeline.fetch import fetch_again, fetch_units, fetched_tar, read_outcomes
+from pipeline.fetched import again_tar, read_again, temp_prefix
 from pipeline.records import OUTCOME_SCHEMA, SELECTION_SCHEMA, Reason
 from pipeline.selection import part_path
+from pipeline.timing import read_timing
 
 FAKE_PATH = Path(__file__).with_name("fake_img2dataset.py")
-SPEC = importlib.util.spec_from_file_location("fake_img2dataset", FAKE_PATH)
-assert SPEC is not None
-assert SPEC.loader is not None
-FAKE = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(FAKE)
 
-KINDS = ["good", "good", "dead", "placeholder", "truncated", "flaky", "html", "bomb", "reset", "pixel", "cut", "robots"]
+KINDS = [
+    "good",
+    "good",
+    "dead",
+    "placeholder",
+    "removed",
+    "truncated",
+    "flaky",
+    "html",
+    "bomb",
+    "reset",
+    "pixel",
+    "cut",
+    "robots",
+]
 EXPECTED = {
     "good": "",
     "flaky": "",
     "dead": Reason.DEAD_LINK,
     "robots": Reason.DEAD_LINK,
     "placeholder": Reason.PLACEHOLDER,
+    "removed": Reason.PLACEHOLDER,
     "truncated": Reason.TRUNCATED,
     "cut": Reason.TRUNCATED,
     "html": Reason.NOT_AN_IMAGE,
@@ -86,8 +95,11 @@ class Handler(BaseHTTPRequestHandler):
         self.asked[self.path] += 1
         data = body(kind, int(name.removesuffix(".jpg")))
         status = 404 if kind == "dead" else 503 if kind == "flaky" and self.asked[self.path] < 3 else 200
+        status = 302 if kind == "removed" else status
         self.send_response(status)
         self.send_header("Content-Length", str(len(data) + (500 if kind == "truncated" else 0)))
+        if kind == "removed":
+            self.send_header("Location", "http://s.yimg.com/pw/images/en-us/photo_unavailable.png")
         if kind == "robots":
             self.send_header("X-Robots-Tag", "noai")
         self.end_headers()
@@ -121,7 +133,7 @@ def proxy() -> Iterator[str]:
 def write_part(work: Path, unit: int, urls: list[str]) -> None:
     rows = [
         dict.fromkeys(SELECTION_SCHEMA.names, "")
-        | {"key": f"{unit * 1000 + i}", "row": unit * 1000 + i, "url": url}
+        | {"key": f"{unit * 1000 + i}", "row": unit * 1000 + i, "url": url, "photo_id": -1, "line": -1}
         | {"title_usable": True, "description_usable": False}
         for i, url in enumerate(urls)
     ]
@@ -139,7 +151,7 @@ def flickr_urls(unit: int, count: int) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    files = [path for path in sorted(folder.iterdir()) if path.suffix != ".log"]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix not in {".log", ".jsonl"}]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -149,7 +161,9 @@ def fetched(proxy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("work")
     for unit, count in enumerate((29, 40, 5)):
         write_part(work, unit, flickr_urls(unit, count))
-    stale = work / "fetched" / "tmp-old"
+    with subprocess.Popen(["true"]) as ended:
+        killed = temp_prefix().replace(str(os.getpid()), str(ended.pid))
+    stale = work / "fetched" / f"{killed}old"
     stale.mkdir(parents=True)
     (stale / "00000.tar").write_bytes(b"of a build that was killed")
     assert sorted(fetch_units(config(work), work, range(3), proxy=proxy)) == [0, 1, 2]
@@ -167,6 +181,8 @@ def test_every_row_has_one_outcome_and_the_right_one(fetched: Path) -> None:
         assert [str(r) for r in table["reason"].to_pylist()] == [str(e) for e in expected]
         for row in table.to_pylist():
             assert bool(row["detail"]) == bool(row["reason"]), row
+            assert row["source"] == "url"
+            assert row["attempts"] == [{name: row[name] for name in ("source", "reason", "detail")}]
 
 
 def test_good_pictures_are_in_the_tar_as_served(fetched: Path) -> None:
@@ -183,11 +199,52 @@ def test_good_pictures_are_in_the_tar_as_served(fetched: Path) -> None:
                 assert row["sha256"] == hashlib.sha256(data).hexdigest()
                 found = (row["format"], row["width"], row["height"], row["num_bytes"])
                 assert found == ("jpg", 40, 30, len(data))
+                start = row["offset"]
+                assert fetched_tar(fetched, unit).read_bytes()[start : start + len(data)] == data
 
 
 def test_nothing_else_is_left(fetched: Path) -> None:
     names = {f"{unit:05d}.{kind}" for unit in range(3) for kind in ("tar", "parquet")}
     assert set(contents(fetched / "fetched")) == names
+
+
+def test_what_is_final_is_asked_for_once_and_what_may_pass_again(fetched: Path) -> None:
+    for path, times in Handler.asked.items():
+        kind = path.split("/")[-2]
+        assert "photo_unavailable" not in path
+        if kind in {"good", "dead", "removed", "placeholder", "robots", "html", "bomb", "pixel", "cut"}:
+            assert times == 1, path
+        else:
+            assert times in {3, 4}, path
+
+
+def test_times_are_noted(fetched: Path) -> None:
+    timings = {timing.unit: timing for timing in read_timing(fetched)}
+    for unit, count in enumerate((29, 40, 5)):
+        good = [row["num_bytes"] for row in read_outcomes(fetched, unit).to_pylist() if not row["reason"]]
+        found = timings[unit]
+        assert (found.rows, found.pictures, found.num_bytes) == (count, len(good), sum(good))
+        assert found.seconds > 0
+
+
+def test_some_rows_are_asked_for_again(fetched: Path, proxy: str, tmp_path: Path) -> None:
+    shutil.copytree(fetched, tmp_path, dirs_exist_ok=True)
+    before = contents(tmp_path / "fetched")
+    wanted = {1: [2, 3, 17, 39], 0: [0]}
+    for _ in range(2):
+        asked = Handler.asked.total()
+        assert sorted(fetch_again(config(tmp_path), tmp_path, wanted, proxy=proxy)) == [0, 1]
+        assert {
+            name: digest for name, digest in contents(tmp_path / "fetched").items() if "again" not in name
+        } == before
+    assert Handler.asked.total() == asked, "what is there is not asked for once more"
+    for unit, positions in wanted.items():
+        found, expected = read_again(tmp_path, unit).to_pylist(), read_outcomes(tmp_path, unit).to_pylist()
+        assert [row | {"offset": 0} for row in found] == [expected[at] | {"offset": 0} for at in positions]
+        with tarfile.open(again_tar(tmp_path, unit)) as tar:
+            assert tar.getnames() == [row["member"] for row in found if row["member"]]
+    assert list(fetch_again(config(tmp_path), tmp_path, {1: [2, 3]}, proxy=proxy)) == [1]
+    assert read_again(tmp_path, 1).num_rows == 2, "the answer to another question is replaced"
 
 
 def test_a_second_run_asks_for_nothing(fetched: Path) -> None:
@@ -233,7 +290,7 @@ def test_files_that_do_not_verify_are_downloaded_again(fake_download: list[int],
 def test_giving_up_names_unit_and_log(fake_download: list[int], tmp_path: Path) -> None:
     fake_download[0] = 99
     write_part(tmp_path, 7, flickr_urls(0, 12))
-    with pytest.raises(StoreError, match=r"00007.*3 attempts.*ends early.*img2dataset\.log"):
+    with pytest.raises(StoreError, match=r"00007.*3 attempts.*or cut.*img2dataset\.log"):
         list(fetch_units(config(tmp_path), tmp_path, [7]))
     assert list((tmp_path / "fetched").iterdir()) == [tmp_path / "fetched" / "img2dataset.log"]
 
@@ -245,43 +302,13 @@ def test_a_child_that_fails_at_once_is_reported(tmp_path: Path, monkeypatch: pyt
         list(fetch_units(config(tmp_path), tmp_path, [0]))
 
 
-@pytest.mark.parametrize("damage", ["byte", "member", "end", "stats", "row"])
-def test_every_damage_is_noticed(damage: str, tmp_path: Path) -> None:
-    write_part(tmp_path, 0, flickr_urls(0, 12))
-    folder = tmp_path / "fetched"
-    folder.mkdir()
-    FAKE.leave(folder, 0, flickr_urls(0, 12))
-    tar = folder / "00000.tar"
-    data = bytearray(tar.read_bytes())
-    if damage == "byte":
-        data[700] ^= 1
-    elif damage == "member":
-        data = data[: 512 * 3]
-    elif damage == "end":
-        data = data.rstrip(b"\0")
-        data += b"\0" * (-len(data) % 512)
-    elif damage == "stats":
-        (folder / "00000_stats.json").write_text('{"count": 12, "successes": 11, "failed_to_download": 1}')
-    else:
-        table = pq.read_table(folder / "00000.parquet")
-        pq.write_table(table.slice(0, 11), folder / "00000.parquet")
-    tar.write_bytes(data)
-    limits = PictureLimits(min_side=16, max_pixels=10**6, from_flickr=True)
-    other = tmp_path / "other"
-    (other / "fetched").mkdir(parents=True)
-    (other / "selection").symlink_to(tmp_path / "selection")
-    with pytest.raises(ShardError, match="00000"):
-        finish_download(other, folder, "00000", limits)
-    assert not list((other / "fetched").iterdir())
-
-
 def test_local_pictures(tmp_path: Path) -> None:
     table = tmp_path / "t.parquet"
     pictures = [jpeg(i) if i % 5 else None for i in range(60)]
     pq.write_table(pa.table({"image": pa.array(pictures, pa.binary())}), table)
     for unit in range(3):
         write_part(tmp_path, unit, [f"parquet://{table}#{i}" for i in range(unit * 20, unit * 20 + 20)])
-    local = config(tmp_path, source="local", metadata=(str(table),))
+    local = config(tmp_path, dataset="local", metadata=(str(table),))
     assert sorted(fetch_units(local, tmp_path, range(3))) == [0, 1, 2]
     reasons = [r for unit in range(3) for r in read_outcomes(tmp_path, unit)["reason"].to_pylist()]
     assert reasons == ["" if i % 5 else "missing_file" for i in range(60)]
@@ -289,44 +316,3 @@ def test_local_pictures(tmp_path: Path) -> None:
         member = tar.extractfile("00000001.jpg")
         assert member is not None
         assert member.read() == pictures[41]
-
-
-def test_killing_the_build_ends_the_download(tmp_path: Path) -> None:
-    """The server never answers, so without its own watch on the build img2dataset would go on for minutes."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from pipeline import fetch, img2dataset_call\n"
-        "from pipeline.config import BuildConfig\n"
-        "if __name__ == '__main__':\n"
-        "    real = img2dataset_call._start\n"
-        "    def start(*arguments):\n"
-        "        child = real(*arguments)\n"
-        "        print(child.pid, flush=True)\n"
-        "        return child\n"
-        "    img2dataset_call._start = start\n"
-        "    settings = BuildConfig(processes=1, timeout_s=600)\n"
-        f"    list(fetch.fetch_units(settings, Path({str(tmp_path)!r}), [0]))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        write_part(tmp_path, 0, [f"http://127.0.0.1:{server.getsockname()[1]}/{i}.jpg" for i in range(3)])
-        with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environment) as build:
-            assert build.stdout is not None
-            group = int(build.stdout.readline())
-            server.accept()  # img2dataset's workers are at work
-            build.send_signal(signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        while _exists(group) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not _exists(group), "img2dataset goes on without the build"
-    assert not outcomes_path(tmp_path, 0).exists()
-
-
-def _exists(process_group: int) -> bool:
-    try:
-        os.killpg(process_group, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import lines
 from pipeline.errors import InputError
-from pipeline.lines import Block, parse_integers, read_blocks, split_columns
+from pipeline.lines import Block, cut_local, is_packed, parse_integers, read_blocks, split_columns
 
 NAMES = ("a", "b", "c")
 
@@ -27,6 +27,7 @@ FIELD = st.binary(max_size=6).map(lambda field: bytes(byte for byte in field if 
 
 
 @given(st.lists(st.lists(FIELD, min_size=1, max_size=5), min_size=1, max_size=20), st.integers(0, 10**12))
+@example([[b"\xef\xbb\xbf", b"", b""]], 0)
 @settings(deadline=None)
 def test_split_columns_equals_splitting_each_line(rows: list[list[bytes]], first_line: int) -> None:
     block = block_of(b"".join(b"\t".join(row) + b"\n" for row in rows), first_line)
@@ -126,3 +127,39 @@ def test_any_fsspec_url(tmp_path: Path) -> None:
     path.write_bytes(b"1\t2\t3\n")
     (block,) = read_blocks(f"file://{path}", what="rows")
     assert block.data == b"1\t2\t3\n"
+
+
+@given(
+    st.lists(st.text(alphabet="ab\t", max_size=30), min_size=1), st.booleans(), st.integers(1, 60), st.integers(1, 9)
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_local_blocks_are_the_whole_lines_of_the_file(
+    tmp_path: Path, texts: list[str], is_ended: bool, block_bytes: int, piece_bytes: int
+) -> None:
+    data = "\n".join(texts).encode() + b"\n" * is_ended
+    path = tmp_path / "rows.tsv"
+    path.write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "BLOCK_BYTES", block_bytes)
+        patch.setattr(lines, "_PIECE_BYTES", piece_bytes)
+        spans = list(cut_local(str(path), what="rows"))
+    assert b"".join(data[span.start : span.stop] for span in spans) == data
+    for span in spans:
+        block = data[span.start : span.stop]
+        assert span.num_lines == len(block.removesuffix(b"\n").split(b"\n")) >= 1
+        assert block.endswith(b"\n") or span is spans[-1]
+
+
+def test_a_local_line_without_end_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.tsv").write_bytes(b"a" * 5000)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
+    with pytest.raises(InputError, match=r"a line has more than 1000 bytes; expected rows"):
+        list(cut_local(str(tmp_path / "rows.tsv"), what="rows"))
+
+
+def test_packed_is_told_by_the_first_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bz2.compress(b"1\n"))
+    (tmp_path / "b.bz2").write_bytes(b"1\n")
+    assert is_packed(str(tmp_path / "a"))
+    assert not is_packed(str(tmp_path / "b.bz2"))

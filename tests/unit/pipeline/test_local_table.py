@@ -11,8 +11,10 @@ import pytest
 
 from pipeline import local_table
 from pipeline.errors import InputError
-from pipeline.local_table import TableRows, read_tables
+from pipeline.metadata import open_chunks, total_bytes
+from pipeline.metadata_rows import Rows
 from pipeline.sources import read_local
+from tests.yfcc_files import config_of, read_all
 
 
 def write(path: Path, /, **columns: Any) -> str:
@@ -20,9 +22,11 @@ def write(path: Path, /, **columns: Any) -> str:
     return str(path)
 
 
-def read(*urls: str) -> tuple[list[dict[str, Any]], list[TableRows]]:
-    batches = list(read_tables(urls))
-    return [row for rows in batches for row in rows.batch.to_pylist()], batches
+def read(*urls: str) -> tuple[list[dict[str, Any]], list[Rows]]:
+    table, _, batches = read_all(config_of(*urls, dataset="local"))
+    *_, last = open_chunks(config_of(*urls, dataset="local"))
+    assert last.done_bytes == total_bytes(config_of(*urls, dataset="local"))
+    return table.to_pylist(), batches
 
 
 def test_paths_and_captions(tmp_path: Path) -> None:
@@ -46,12 +50,12 @@ def test_paths_and_captions(tmp_path: Path) -> None:
         ("", "two", "v"),
         ("C", "", ""),
     ]
-    assert batches[-1].bytes_read == Path(url).stat().st_size
+    assert not batches[0].is_encoded
     assert next(read_local([rows[0]["url"]])) == b"picture"  # what fetch makes of it
 
 
 def test_pictures_inside_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_table, "BATCH_ROWS", 2)
+    monkeypatch.setattr(local_table, "CHUNK_ROWS", 2)
     one = write(tmp_path / "one #1.parquet", image=[b"0", b"1", b"2"], caption=["a", "b", "c"], key=[7, 8, 9])
     two = write(tmp_path / "two.parquet", image=[b"3"], caption=["d"])
     rows, batches = read(one, two)
@@ -61,7 +65,6 @@ def test_pictures_inside_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [row["url"].rpartition("#")[2] for row in rows] == ["0", "1", "2", "0"]
     assert rows[0]["url"] == (tmp_path / "one #1.parquet").as_uri().replace("file:", "parquet:") + "#0"
     assert list(read_local([row["url"] for row in rows])) == [b"0", b"1", b"2", b"3"]
-    assert batches[-1].bytes_read == Path(one).stat().st_size + Path(two).stat().st_size
 
 
 def test_a_row_without_path_is_malformed(tmp_path: Path) -> None:

@@ -1,146 +1,169 @@
 from __future__ import annotations
 
-import re
+import io
+import shutil
 from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pytest
 from hypothesis import given
-from hypothesis.strategies import dictionaries, integers, sampled_from
+from hypothesis.strategies import integers
+from PIL import Image
 
-from pipeline.manifest import Manifest, Shard
-from pipeline.report_charts import bins, format_bytes, quantile, year_groups
-from pipeline.report_page import Example, Facts, render
-
-EVIL = '<script>alert("x")</script>&amp;'
-VOID = {"meta", "img", "line", "rect", "br"}
-
-
-class Checker(HTMLParser):
-    """Checks that tags are closed in order and collects what the page would load or link."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loaded: list[str] = []
-        self.links: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        values = dict(attrs)
-        self.loaded += [value for name, value in attrs if name in {"src", "data", "srcset"} and value]
-        if tag == "a":
-            self.links.append(values["href"] or "")
-        elif "href" in values:
-            self.loaded.append(values["href"] or "")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+from pipeline import language, report
+from pipeline.config import BuildConfig
+from pipeline.errors import InputError, ShardError
+from pipeline.manifest import load_manifest
+from pipeline.report import is_current, write_report
+from pipeline.report_facts import Pictures
+from tests.small_build import finished_build, picture, settings
 
 
-def facts(num_samples: int = 90) -> Facts:
-    shard = Shard(
-        name="00000.tar", num_samples=num_samples, num_bytes=10**6, sha256="0" * 64, index="i", index_sha256=""
+@pytest.fixture
+def config(tmp_path: Path) -> BuildConfig:
+    return settings(tmp_path)
+
+
+def read(config: BuildConfig) -> str:
+    return (Path(config.output) / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_finished_build_gets_its_page(config: BuildConfig, tmp_path: Path) -> None:
+    manifest = finished_build(config, tmp_path / "work")
+    assert not is_current(config, manifest)
+    assert write_report(config, tmp_path / "work", manifest) == str(tmp_path / "out" / "report.html")
+    assert is_current(config, manifest)
+    assert not is_current(config, replace(manifest, name="another"))
+    page = read(config)
+    for said in (
+        "100</b> rows of metadata",
+        "12</b> selected",
+        "&lt;b&gt;user &amp; 0&lt;/b&gt;",
+        "Seven quiet boats on the water 1",
+        "16.7 % of the photographs asked for are gone",
+        "2 pictures (25.0 % of the good ones) were left out",
+        "Download rate",
+        "33.3 % of the samples have a description and 66.7 % a title",
+    ):
+        assert said in page, said
+    assert page.count("<img ") == 6
+
+
+def test_equal_data_sets_give_equal_pages(config: BuildConfig, tmp_path: Path) -> None:
+    manifest = finished_build(config, tmp_path / "work")
+    write_report(config, tmp_path / "work", manifest)
+    first = read(config)
+    write_report(config, tmp_path / "work", load_manifest(config.output))
+    assert read(config) == first
+
+
+def test_the_page_can_be_made_without_the_work_folder(config: BuildConfig, tmp_path: Path) -> None:
+    manifest = finished_build(config, tmp_path / "work")
+    shutil.rmtree(tmp_path / "work")
+    write_report(config, tmp_path / "work", manifest)
+    assert "The work folder of the build is gone" in read(config)
+    assert "Usable texts" in read(config)
+
+
+def test_without_the_language_package_the_page_says_how_to_get_it(
+    config: BuildConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> str:
+        raise InputError("telling languages apart needs the package x: pip install y")
+
+    monkeypatch.setattr(language, "detect", fail)
+    write_report(config, tmp_path / "work", finished_build(config, tmp_path / "work"))
+    assert "needs the package x: pip install y" in read(config)
+
+
+def test_languages_are_told_of_few_captions_evenly_spread(
+    config: BuildConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def detect(text: str) -> str:
+        asked.append(text)
+        return "en"
+
+    monkeypatch.setattr(language, "detect", detect)
+    monkeypatch.setattr(report, "NUM_LANGUAGE_CAPTIONS", 2)
+    write_report(config, tmp_path / "work", finished_build(config, tmp_path / "work"))
+    assert asked == ["Seven quiet boats on the water 1", "Seven quiet boats on the water 7"]
+    assert "on 2 captions evenly spread" in read(config)
+
+
+def test_a_damaged_index_is_named(config: BuildConfig, tmp_path: Path) -> None:
+    manifest = finished_build(config, tmp_path / "work")
+    (tmp_path / "out" / "00001.parquet").write_bytes(b"no table")
+    with pytest.raises(ShardError, match=r"00001\.parquet: cannot be read as the index of 00001\.tar"):
+        write_report(config, tmp_path / "work", manifest)
+    shutil.copy(tmp_path / "out" / "00000.parquet", tmp_path / "out" / "00001.parquet")
+    shards = (replace(manifest.shards[0], num_samples=4), manifest.shards[1])
+    with pytest.raises(ShardError, match="3 samples, the manifest says 4"):
+        write_report(config, tmp_path / "work", replace(manifest, num_samples=7, shards=shards))
+
+
+@given(integers(0, 100), integers(0, 3000))
+def test_positions_are_spread_and_found_in_their_shards(at_most: int, total: int) -> None:
+    positions = report._spread(at_most, total)
+    assert len(positions) == min(at_most, total)
+    assert len(set(positions.tolist())) == len(positions)
+    assert all(0 <= position < total for position in positions.tolist())
+    found = []
+    for first in range(0, total, 700):
+        here = report._inside(positions, first, min(700, total - first)).to_pylist()
+        assert all(0 <= row < 700 for row in here)
+        found += [first + row for row in here]
+    assert found == positions.tolist()
+
+
+def test_words_are_counted_between_white_space() -> None:
+    texts = pa.chunked_array([["one", "", "  ", "two words", "a\nb  c", "ein\u00a0paar W\u00f6rter", "日本語"]])
+    assert report._num_words(texts).to_pylist() == [1, 0, 0, 2, 3, 3, 1]
+
+
+def test_pictures_are_counted_by_class() -> None:
+    index = pa.table(
+        {
+            "width": pa.array([512, 256, 300, 1], pa.int32()),
+            "height": pa.array([256, 512, 290, 4000], pa.int32()),
+            "image_size": [999, 1000, 2500, 1],
+            "date_taken": ["2008-01-01", "2008-01-02", "", "x"],
+            "license": ["a", "a", "b", "a"],
+            "license_url": ["u", "u", "u", "v"],
+        }
     )
-    rejected = {"not_in_list": 1234, "dead_link": 10}
-    manifest = Manifest(
-        name=f"set {EVIL}",
-        variant="openai",
-        num_samples=num_samples,
-        num_bytes=10**6,
-        funnel={"rows": num_samples + 1244, "kept": num_samples, "rejected": rejected},
-        settings={},
-        shards=(shard,) if num_samples else (),
-    )
-    example = Example(
-        key="1",
-        thumbnail="data:image/jpeg;base64,AAAA",
-        caption=EVIL,
-        size="3 × 4",
-        user=EVIL,
-        page_url="javascript:alert(1)",
-        license=EVIL,
-        license_url='https://example.org/"><script>',
-    )
-    counts = Counter({10: num_samples}) if num_samples else Counter()
-    years = Counter({"2009": num_samples, "": 2})
-    return Facts(
-        manifest=manifest,
-        base_url="/home/somebody/data/out",
-        caption_bytes=counts,
-        shorter_side=counts,
-        licenses=Counter({(EVIL, "https://example.org/by"): num_samples}),
-        years=years,
-        fetched_by_year=years,
-        rejected_by_year=Counter({"2009": 9}),
-        examples=[example] * 3,
-    )
+    found = Pictures()
+    report._count_pictures(found, index)
+    assert found.size_classes == {(72, 64): 1, (64, 72): 1, (66, 65): 1, (0, 96): 1}
+    assert found.shorter_side == {256: 2, 290: 1, 1: 1}
+    assert found.kilobytes == {0: 2, 1: 1, 2: 1}
+    assert found.aspects == {200: 2, 103: 1, 400_000: 1}
+    assert found.shapes == {"landscape": 1, "portrait": 2, "square": 1}
+    assert found.years == {"2008": 2, "": 2}
+    assert found.licenses == {("a", "u"): 2, ("b", "u"): 1, ("a", "v"): 1}
 
 
-def test_the_page_is_whole_escaped_and_loads_nothing() -> None:
-    page = render(facts())
-    checker = Checker()
-    checker.feed(page)
-    checker.close()
-    assert checker.open == []
-    assert checker.tags["script"] == 0
-    assert all(url.startswith("data:") for url in checker.loaded)
-    assert all(url.startswith("https://") for url in checker.links)
-    assert "url(" not in page
-    assert "@import" not in page
-    assert EVIL in checker.text
-    for number in ("1,334", "1,234", "90", "10"):
-        assert number in checker.text
-    assert facts().manifest.sha256 in checker.text
-    assert "/home/somebody" not in page
-    assert page == render(facts())
+def test_counters_are_bounded() -> None:
+    counter = Counter({("own", str(i)): i for i in range(1, 101)})
+    report._keep_largest(counter, 100)
+    assert len(counter) == 100
+    report._keep_largest(counter, 99, ("others", ""))
+    assert len(counter) == 50
+    assert counter.total() == 5050
+    assert counter["own", "100"] == 100
 
 
-def test_the_embedded_sample_is_called_what_it_is() -> None:
-    real = facts()
-    sample = replace(real, manifest=replace(real.manifest, variant="sample"))
-    assert "Generated pictures" in render(sample)
-    assert "Generated pictures" not in render(real)
-
-
-def test_an_empty_data_set_has_a_page_too() -> None:
-    assert "no samples" in render(facts(0))
-
-
-@given(dictionaries(integers(0, 100_000), integers(1, 50), max_size=40))
-def test_bins_hold_every_sample(counts: dict[int, int]) -> None:
-    made = bins(Counter(counts))
-    assert sum(count for _, count in made) == sum(counts.values())
-    assert len({label for label, _ in made}) == len(made) <= 27
-
-
-@given(dictionaries(integers(0, 100), integers(1, 9), min_size=1, max_size=20), sampled_from([0.05, 0.5, 0.95, 0.99]))
-def test_quantile_is_that_of_the_sorted_values(counts: dict[int, int], share: float) -> None:
-    values = sorted(Counter(counts).elements())
-    slow = next(v for i, v in enumerate(values) if (i + 1) >= share * len(values))
-    assert quantile(Counter(counts), share) == slow
-
-
-def test_mis_set_cameras_do_not_stretch_the_years() -> None:
-    counts = Counter({"1904": 1, "2080": 1, "": 5} | {str(year): 5000 for year in range(2005, 2015)})
-    groups = year_groups(counts)
-    assert groups["1904"] == "before 1999"
-    assert groups["2080"] == "after 2014"
-    assert groups[""] == "unknown"
-    assert groups["2010"] == "2010"
-
-
-def test_sizes_are_readable() -> None:
-    assert [format_bytes(n) for n in (0, 999, 1234567, 68_341_760)] == ["0 bytes", "999 bytes", "1.2 MB", "68.3 MB"]
-    assert re.fullmatch(r"\d+\.\d TB", format_bytes(3 * 10**12))
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16", "RGBA", "P", "CMYK"])
+def test_thumbnails_are_small_jpegs(mode: str) -> None:
+    image = Image.fromarray((np.arange(900 * 700).reshape(700, 900) % 65536).astype(np.uint16))
+    if mode != "I;16":
+        image = Image.open(io.BytesIO(picture(0))).resize((900, 700)).convert(mode)
+    out = io.BytesIO()
+    image.save(out, "JPEG" if mode == "CMYK" else "PNG")
+    url = report._thumbnail(out.getvalue())
+    assert url.startswith("data:image/jpeg;base64,")
+    assert len(url) < 200_000

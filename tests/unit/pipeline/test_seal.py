@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import random
+import os
+import socket
 import tarfile
 import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline import seal, store
@@ -19,106 +17,34 @@ from pipeline.config import BuildConfig
 from pipeline.errors import InputError, RejectionLimitError, ShardError, StoreError
 from pipeline.fetched import fetched_tar, outcomes_path
 from pipeline.manifest import load_manifest, read_index
-from pipeline.records import OUTCOME_SCHEMA, SELECTION_SCHEMA, Funnel, Reason
-from pipeline.selection import part_path
-
-CONFIG = BuildConfig(metadata=("rows.tsv",), subset_list="list.tsv", output="replaced")
-REJECTED = {3: Reason.DEAD_LINK, 5: Reason.PLACEHOLDER}
+from pipeline.records import Funnel, Reason
+from tests.fetched_units import (
+    CONFIG,
+    FUNNEL,
+    REJECTED,
+    build_units,
+    contents,
+    picture,
+    seal_all,
+    selection_row,
+    without_select,
+    write_unit,
+)
 
 
 @pytest.fixture(autouse=True)
 def _finished_selection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many units as there are parts, without select's own marker."""
-    monkeypatch.setattr(seal, "num_units", lambda work: len(list((work / "selection").glob("part-*"))))
-
-
-def selection_row(i: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "key": f"{(i * 7919) % 1000:03d}",  # not in the order of rows
-        "row": i,
-        "url": f"http://farm1.example/{i}.jpg",
-        "title": f'Title {i} "ü" 東京',
-        "description": f"A description, number {i}" if i % 3 else "",
-        "title_usable": True,
-        "description_usable": bool(i % 3),
-        "user": "somebody",
-        "date_taken": "2008-01-01 00:00:00.0",
-        "page_url": f"http://example/{i}/",
-        "license": "CC BY",
-        "license_url": "http://example/by/",
-    } | changes
-
-
-def picture(i: int) -> bytes:
-    return random.Random(i).randbytes(300 + 97 * i)
-
-
-def write_unit(
-    work: Path,
-    unit: int,
-    rows: list[dict[str, Any]],
-    rejected: dict[int, Reason] | None = None,
-    shuffle: int | None = None,
-) -> None:
-    """What select and fetch leave behind for a unit."""
-    rejected = REJECTED if rejected is None else rejected
-    outcomes, members = [], {}
-    for position, row in enumerate(rows):
-        outcome: dict[str, Any] = {name: row[name] for name in ("key", "row", "url")}
-        if position in rejected:
-            outcome |= {"reason": str(rejected[position]), "detail": "x", "member": "", "format": "", "sha256": ""}
-            outcome |= {"width": 0, "height": 0, "num_bytes": 0}
-        else:
-            data, form = picture(row["row"]), ("jpg", "png", "webp")[position % 3]
-            members[f"{position:08d}.{form}"] = data
-            outcome |= {"reason": "", "detail": "", "member": f"{position:08d}.{form}", "format": form}
-            outcome |= {"width": 40, "height": 30, "num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        outcomes.append(outcome)
-    for path in (part_path(work, unit), fetched_tar(work, unit)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=SELECTION_SCHEMA), part_path(work, unit))
-    names = list(members)
-    if shuffle is not None:
-        random.Random(shuffle).shuffle(names)
-    with tarfile.open(fetched_tar(work, unit), "w") as tar:
-        for name in names:
-            info = tarfile.TarInfo(name)
-            info.size = len(members[name])
-            info.mtime = shuffle or 1
-            tar.addfile(info, io.BytesIO(members[name]))
-    pq.write_table(pa.Table.from_pylist(outcomes, schema=OUTCOME_SCHEMA), outcomes_path(work, unit))
-
-
-def build(folder: Path, output: str | None = None, shuffle: int | None = None) -> tuple[BuildConfig, Path]:
-    """Three units: two of eight rows, and one whose pictures are all bad."""
-    config, work = replace(CONFIG, output=output or str(folder / "out"), max_rejected=0.5), folder / "work"
-    for unit in (0, 1):
-        write_unit(work, unit, [selection_row(8 * unit + i) for i in range(8)], shuffle=shuffle)
-    write_unit(work, 2, [selection_row(16 + i) for i in range(2)], dict.fromkeys(range(2), Reason.DEAD_LINK))
-    return config, work
-
-
-FUNNEL = Funnel(rows=30, rejected={Reason.VIDEO: 2, Reason.NOT_IN_LIST: 10, Reason.NO_CAPTION: 0}, kept=18)
-
-
-def seal_all(config: BuildConfig, work: Path) -> None:
-    for unit in range(3):
-        seal.seal_unit(config, work, unit)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    without_select(monkeypatch)
 
 
 def test_a_shard_is_what_its_manifest_and_index_say(tmp_path: Path) -> None:
-    config, work = build(tmp_path)
-    seal_all(config, work)
-    sealed = seal.finish(config, work, FUNNEL)
+    config, work = build_units(tmp_path)
+    sealed = seal_all(config, work)
     assert sealed == load_manifest(config.output)
     assert sealed.funnel == {
         "rows": 30,
         "kept": 12,
-        "rejected": {"video": 2, "not_in_list": 10, "dead_link": 4, "placeholder": 2},
+        "rejected": {"video": 2, "not_in_list": 10, "dead_link": 2, "placeholder": 2, "unreachable": 2},
     }
     assert (sealed.name, sealed.variant, sealed.num_samples) == ("yfcc15m-openai", "openai", 12)
     for unit, shard in enumerate(sealed.shards):
@@ -140,11 +66,16 @@ def test_a_shard_is_what_its_manifest_and_index_say(tmp_path: Path) -> None:
             assert (
                 cut["json"] == json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
             )
-            assert content == {name: value for name, value in row.items() if name != "row"} | {
+            not_told = {"row", "line", "photo_id", "bucket_key"}
+            assert content == {name: value for name, value in row.items() if name not in not_told} | {
                 "caption": cut["txt"].decode(),
                 "width": 40,
                 "height": 30,
+                "original_width": 40,
+                "original_height": 30,
                 "sha256": hashlib.sha256(picture(i)).hexdigest(),
+                "status": "success",
+                "error_message": None,
             }
             whole = data[index.offset[n] : index.offset[n] + index.size[n]]
             assert hashlib.sha256(whole).hexdigest() == index.sha256[n]
@@ -154,7 +85,7 @@ def test_a_shard_is_what_its_manifest_and_index_say(tmp_path: Path) -> None:
 def test_plain_webdataset_reads_every_sample(tmp_path: Path) -> None:
     import webdataset as wds
 
-    config, work = build(tmp_path)
+    config, work = build_units(tmp_path)
     seal_all(config, work)
     for unit in range(2):
         samples = list(wds.WebDataset(f"{config.output}/{unit:05d}.tar", shardshuffle=False))
@@ -167,24 +98,20 @@ def test_plain_webdataset_reads_every_sample(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_the_same_bytes_anywhere_and_whatever_the_fetched_order(tmp_path: Path, remote: bool) -> None:
-    first = build(tmp_path / "a")
-    second = build(tmp_path / "b", f"memory://{uuid.uuid4().hex}/out" if remote else None, shuffle=5)
-    digests = []
-    for config, work in (first, second):
-        seal_all(config, work)
-        digests.append(seal.finish(config, work, FUNNEL).sha256)
-    assert digests[0] == digests[1]
+def test_the_same_bytes_anywhere(tmp_path: Path, remote: bool) -> None:
+    first = build_units(tmp_path / "a")
+    second = build_units(tmp_path / "b", f"memory://{uuid.uuid4().hex}/out" if remote else None)
+    assert seal_all(*first).sha256 == seal_all(*second).sha256
     names = store.list_names(second[0].output)
-    assert names == ["00000.parquet", "00000.tar", "00001.parquet", "00001.tar", "manifest.json"]
+    of_shards = [f"0000{unit}.{kind}" for unit in range(2) for kind in ("idx", "parquet", "tar")]
+    assert names == [*of_shards, "README.md", "manifest.json", "sizes.json"]
     for name in names:
         assert store.read_bytes(store.join(second[0].output, name)) == (tmp_path / "a" / "out" / name).read_bytes()
 
 
 def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
-    config, work = build(tmp_path)
+    config, work = build_units(tmp_path)
     seal_all(config, work)
-    seal.finish(config, work, FUNNEL)
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (tmp_path / "out").iterdir()}
     assert [seal.is_sealed(config, work, unit) for unit in range(3)] == [True] * 3
     assert [seal.seal_unit(config, work, unit) is None for unit in range(3)] == [False, False, True]
@@ -196,7 +123,7 @@ def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["deleted", "cut", "index deleted"])
 def test_a_shard_lost_from_the_output_is_made_again(tmp_path: Path, damage: str) -> None:
-    config, work = build(tmp_path)
+    config, work = build_units(tmp_path)
     seal_all(config, work)
     before = contents(tmp_path / "out")
     path = tmp_path / "out" / ("00001.parquet" if damage.startswith("index") else "00001.tar")
@@ -218,40 +145,40 @@ def test_a_shard_lost_from_the_output_is_made_again(tmp_path: Path, damage: str)
     assert contents(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("moment", ["tar", "index", "entry"])
+@pytest.mark.parametrize("moment", ["tar", "idx", "index", "entry"])
 def test_interrupted_while_sealing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    config, work = build(tmp_path)
-    undisturbed = build(tmp_path / "undisturbed")
+    config, work = build_units(tmp_path)
+    undisturbed = build_units(tmp_path / "undisturbed")
     seal_all(*undisturbed)
     with monkeypatch.context() as patch:
-        put, write = store.put_file, store.write_bytes
+        move, write = store.move_file, store.write_bytes
 
         def broken(*args: Any) -> None:
             name = str(args[-1] if moment == "tar" else args[0])
-            if name.endswith({"tar": ".tar", "index": ".parquet", "entry": ".json"}[moment]):
+            if name.endswith({"tar": ".tar", "idx": ".idx", "index": ".parquet", "entry": ".json"}[moment]):
                 raise StoreError("broken")
-            (put if moment == "tar" else write)(*args)
+            (move if moment == "tar" else write)(*args)
 
-        patch.setattr(store, "put_file" if moment == "tar" else "write_bytes", broken)
+        patch.setattr(store, "move_file" if moment == "tar" else "write_bytes", broken)
         with pytest.raises(StoreError):
             seal.seal_unit(config, work, 0)
     assert not seal.is_sealed(config, work, 0)
     assert fetched_tar(work, 0).exists()
-    assert not list((work / "sealed").glob("*.part"))
+    assert not list((work / "sealed").glob("*.part*"))
     seal_all(config, work)
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed" / "out")
 
 
 def test_a_damaged_fetched_tar(tmp_path: Path) -> None:
-    config, work = build(tmp_path)
+    config, work = build_units(tmp_path)
     path = fetched_tar(work, 0)
     whole = path.read_bytes()
     damaged = bytearray(whole)
     damaged[512 + 10] ^= 1
     for content, message in (
-        (bytes(damaged), r"member 00000000\.jpg of key 000 has sha256 .*delete .*00000\.\* and run"),
+        (bytes(damaged), r"picture of key 000 at byte 512 has sha256 .*delete .*00000\.\* and run"),
         (whole[:2048], r"delete .*00000\.\* and run"),
-        (b"<html>" * 1000, r"not a tar .*delete .*00000\.\* and run"),
+        (b"", r"delete .*00000\.\* and run"),
     ):
         path.write_bytes(content)
         with pytest.raises(ShardError, match=message):
@@ -263,7 +190,7 @@ def test_a_damaged_fetched_tar(tmp_path: Path) -> None:
 
 
 def test_outcomes_of_another_selection(tmp_path: Path) -> None:
-    config, work = build(tmp_path)
+    config, work = build_units(tmp_path)
     outcomes_path(work, 0).write_bytes(outcomes_path(work, 1).read_bytes())
     with pytest.raises(ShardError, match=r"00000\.parquet: its 8 rows are not the 8 of .*part-00000\.parquet"):
         seal.seal_unit(config, work, 0)
@@ -289,7 +216,7 @@ def test_keys_of_the_greatest_length_and_twice(tmp_path: Path) -> None:
 
 
 def test_finish_names_what_is_not_sealed(tmp_path: Path) -> None:
-    config, work = build(tmp_path)
+    config, work = build_units(tmp_path)
     seal.seal_unit(config, work, 1)
     with pytest.raises(ShardError, match="not all units are sealed, missing are 00000, 00002"):
         seal.finish(config, work, FUNNEL)
@@ -297,12 +224,12 @@ def test_finish_names_what_is_not_sealed(tmp_path: Path) -> None:
 
 
 def test_too_many_rejections(tmp_path: Path) -> None:
-    config, work = build(tmp_path)
+    config, work = build_units(tmp_path)
     seal_all(config, work)
     seal.finish(replace(config, max_rejected=6 / 18), work, FUNNEL)
     (tmp_path / "out" / "manifest.json").unlink()
     with pytest.raises(
-        RejectionLimitError, match=r"6 of 18 selected rows were rejected \(dead_link 4, placeholder 2\).*--max-rejected"
+        RejectionLimitError, match=r"6 of 18 .*rejected \(dead_link 2, placeholder 2, unreachable 2\).*--max-rejected"
     ):
         seal.finish(replace(config, max_rejected=0.33), work, FUNNEL)
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -319,13 +246,86 @@ def test_no_samples_at_all(tmp_path: Path) -> None:
 
 
 def test_outcomes_that_do_not_add_up(tmp_path: Path) -> None:
-    config, work = build(tmp_path)
+    config, work = build_units(tmp_path)
     seal_all(config, work)
     with pytest.raises(ShardError, match="20 rows were selected, 18 have an outcome"):
         seal.finish(config, work, Funnel(rows=20, rejected={}, kept=20))
 
 
-def test_variants() -> None:
-    assert seal.variant_of(CONFIG) == "openai"
-    assert seal.variant_of(BuildConfig()) == "sample"
-    assert seal.variant_of(BuildConfig(source="local", metadata=("a.parquet",), output="out")) == "local"
+def test_the_manifest_says_what_decided_the_content(tmp_path: Path) -> None:
+    config, work = build_units(tmp_path)
+    config = replace(config, max_aspect=float("inf"), resize=256, prefer=("bucket", "url"))
+    assert seal_all(config, work).settings == {
+        "dataset": "yfcc",
+        "variant": "openai",
+        "captions": "clean",
+        "prefer": ["bucket", "url"],
+        "resize": 256,
+        "samples_per_shard": 10_000,
+        "min_side": 16,
+        "max_aspect": None,
+        "max_pixels": 100_000_000,
+        "keep_duplicates": False,
+    }
+    with tarfile.open(tmp_path / "out" / "00000.tar") as tar:
+        file = tar.extractfile("000.json")
+        assert file is not None
+        content = json.loads(file.read())
+    assert (content["width"], content.get("original_width")) == (40, None)  # the original's size is not known
+
+
+@pytest.mark.parametrize(
+    ("config", "data_name", "name", "variant"),
+    [
+        (CONFIG, None, "yfcc15m-openai", "openai"),
+        (CONFIG, "sample", "yfcc15m-sample", "sample"),
+        (replace(CONFIG, subset_list=None, variant="english"), None, "yfcc15m-english", "english"),
+        (BuildConfig(dataset="local", metadata=("a.parquet",), output="out"), None, "local", "local"),
+        (BuildConfig(dataset="cc12m", metadata=("a.tsv",), output="out"), None, "cc12m", "cc12m"),
+    ],
+)
+def test_names(tmp_path: Path, config: BuildConfig, data_name: str | None, name: str, variant: str) -> None:
+    given, work = build_units(tmp_path)
+    seal_all(given, work)
+    config = replace(config, output=given.output, max_rejected=0.7)
+    manifest = seal.finish(config, work, FUNNEL, data_name=data_name)
+    assert (manifest.name, manifest.variant) == (name, variant)
+    assert manifest.settings.get("caption_fields") == ("description" if variant == "english" else None)
+
+
+def test_a_unit_with_a_fetched_tar_is_sealed_again(tmp_path: Path) -> None:
+    config, work = build_units(tmp_path)
+    tar = fetched_tar(work, 1).read_bytes()
+    seal_all(config, work)
+    before = contents(tmp_path / "out")
+    fetched_tar(work, 1).write_bytes(tar)
+    assert not seal.is_sealed(config, work, 1)
+    assert seal.units_to_build(config, work, range(3)) == [1]
+    seal_all(config, work)
+    assert contents(tmp_path / "out") == before
+    assert seal.is_sealed(config, work, 1)
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / f"a.tar.part-{socket.gethostname()}-99999999").write_bytes(b"x")
+    (tmp_path / f"a.tar.part-{socket.gethostname()}-{os.getppid()}").write_bytes(b"x")
+    (tmp_path / "a.tar.part-elsewhere-99999999").write_bytes(b"x")
+    with seal.local_part(tmp_path, "a.tar") as part:
+        part.write_bytes(b"x")
+        names = {path.name.rsplit("part-", 1)[1] for path in tmp_path.iterdir()}
+    assert names == {
+        f"{socket.gethostname()}-{os.getpid()}",
+        f"{socket.gethostname()}-{os.getppid()}",
+        "elsewhere-99999999",
+    }
+    assert not part.exists()
+
+
+def test_the_noted_entry_must_be_readable(tmp_path: Path) -> None:
+    config, work = build_units(tmp_path)
+    seal_all(config, work)
+    path = work / "sealed" / "00000.json"
+    for content in (b"", b"[]", b'{"shard": {"name": "x"}, "licenses": []}', b'{"empty": true}'):
+        path.write_bytes(content)
+        with pytest.raises(ShardError, match=r"00000\.json: not the entry of a sealed unit .*delete it"):
+            seal.is_sealed(config, work, 0)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import bz2
+import itertools
 import json
 import logging
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,8 +20,8 @@ from hypothesis import strategies as st
 
 from pipeline import lines
 from pipeline.config import BuildConfig
-from pipeline.errors import ConfigError, InputError, StoreError
-from pipeline.metadata import V2_COLUMNS
+from pipeline.errors import InputError, StoreError
+from pipeline.metadata_text import V2_COLUMNS
 from pipeline.records import SELECT_REASONS, SELECTION_SCHEMA, Funnel, Reason
 from pipeline.selection import num_units, part_path, read_funnel, select
 
@@ -98,6 +99,9 @@ def reference(rows: list[Row], listed: dict[int, int]) -> tuple[Funnel, list[dic
                     {
                         "key": str(row.photo_id),
                         "row": position,
+                        "photo_id": row.photo_id,
+                        "line": row.line,
+                        "bucket_key": "key",  # the list's
                         "url": f"http://farm1.staticflickr.com/{row.photo_id}.jpg",
                         "title": title,
                         "description": description,
@@ -121,7 +125,8 @@ def configure(
         (folder / "rows.tsv").write_text("".join(row.text() + "\n" for row in rows))
     if listed is not None:
         (folder / "list.tsv").write_text("".join(f"{line}\t{photo}\tkey\n" for line, photo in listed.items()))
-    given = {"metadata": (str(folder / "rows.tsv"),), "subset_list": str(folder / "list.tsv"), "output": "out"}
+    files = {"metadata": (str(folder / "rows.tsv"),), "subset_list": str(folder / "list.tsv")}
+    given: dict[str, Any] = files | {"output": "out", "processes": 1}
     return BuildConfig(**(given | settings))
 
 
@@ -225,10 +230,11 @@ def test_the_marker_ends_the_work_and_a_killed_run_leaves_nothing(tmp_path: Path
     (killed / "selection.part").mkdir(parents=True)
     (killed / "selection.part" / "part-00099.parquet").write_bytes(b"half")
     (killed / "selection.part" / "funnel.json").write_bytes(b"{}")
+    (killed / "listed.part-killed").mkdir()
     assert read_funnel(killed) is None
     select(config, killed)
     assert contents(killed) == contents(clean)
-    assert not (killed / "selection.part").exists()
+    assert [path.name for path in killed.iterdir()] == ["selection"]
 
     (tmp_path / "rows.tsv").unlink()  # the input is not even looked at any more
     assert select(config, killed) == read_funnel(clean)
@@ -258,9 +264,31 @@ def test_a_run_that_dies_at_any_part_is_repeated_to_the_same_bytes(tmp_path: Pat
         assert contents(work) == contents(tmp_path / "clean")
 
 
+@pytest.mark.parametrize("variant", ["openai", "english"])
+def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, variant: Literal["openai", "english"]) -> None:
+    random = Random(5)
+    texts = [*SHORT_TEXTS, "A+dog+runs+on+the+beach"]
+    rows = [
+        Row(n, random.randrange(900), title, description, random.choice("00001"), random.random() < 0.1)
+        for n, (title, description) in enumerate(random.choices(list(itertools.product(texts, texts)), k=1000))
+    ]
+    listed = {row.line: row.photo_id for row in rows if random.random() < 0.7}
+    given = {"samples_per_shard": 60, "variant": variant} | ({"subset_list": None} if variant == "english" else {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "BLOCK_BYTES", 20_000)
+        alone = select(configure(tmp_path, rows, listed, processes=1, **given), tmp_path / "alone")
+        together = select(configure(tmp_path, rows, listed, processes=4, **given), tmp_path / "together")
+    assert alone == together
+    assert alone.rejected[Reason.DUPLICATE_ROW] > 5
+    assert alone.kept > 120
+    assert contents(tmp_path / "alone") == contents(tmp_path / "together")
+
+
 def test_one_row(tmp_path: Path) -> None:
     funnel = select(configure(tmp_path, [Row(line=3, photo_id=4)], {3: 4}, samples_per_shard=1), tmp_path / "work")
     assert (funnel.rows, funnel.kept, num_units(tmp_path / "work")) == (1, 1, 1)
+    marker = json.loads((tmp_path / "work" / "selection" / "funnel.json").read_text())
+    assert marker == {"rows": 1, "kept": 1, "num_units": 1, "rejected": {str(reason): 0 for reason in SELECT_REASONS}}
 
 
 def test_a_list_that_matches_nothing(tmp_path: Path) -> None:
@@ -296,36 +324,3 @@ def test_a_damaged_marker_is_said(tmp_path: Path) -> None:
         read_funnel(tmp_path)
     with pytest.raises(InputError, match="no finished selection"):
         num_units(tmp_path / "absent")
-
-
-def test_pictures_of_ones_own(tmp_path: Path) -> None:
-    table = {
-        "path": ["a.jpg", "b.jpg", None, "d.jpg", "e.jpg", "f.jpg"],
-        "key": ["k1", "k2", "k3", "k1", "k5", "k6"],
-        "caption": ["100%25 a+b <b>dog</b>", "IMG_1234", "no path", "again", "", None],
-        "title": ["", "A title", "", "", "<br>", "IMG_0001"],
-    }
-    pq.write_table(pa.table(table), tmp_path / "t.parquet")
-    config = BuildConfig(metadata=(str(tmp_path / "t.parquet"),), source="local", output="out", samples_per_shard=1)
-    funnel = select(config, tmp_path / "work")
-    assert {reason: count for reason, count in funnel.rejected.items() if count} == {
-        Reason.MALFORMED_ROW: 1,
-        Reason.DUPLICATE_ROW: 1,
-        Reason.NO_CAPTION: 1,
-        Reason.JUNK_CAPTION: 1,
-    }
-    (first,), (second,) = read_parts(tmp_path / "work")
-    assert (first["key"], first["row"], first["description"]) == ("k1", 0, "100%25 a+b dog")  # not percent-decoded
-    assert first["url"] == (tmp_path / "a.jpg").as_uri()
-    assert (second["key"], second["row"], second["title"], second["description_usable"]) == ("k2", 1, "A title", False)
-
-
-def test_a_list_and_pictures_of_ones_own_contradict() -> None:
-    with pytest.raises(ConfigError, match="leave out --subset-list"):
-        BuildConfig(metadata=("t",), subset_list="l", source="local", output="out")
-
-
-def test_the_marker_is_plain_json(tmp_path: Path) -> None:
-    select(configure(tmp_path, [Row(line=0, photo_id=1)], {0: 1}), tmp_path / "work")
-    marker = json.loads((tmp_path / "work" / "selection" / "funnel.json").read_text())
-    assert marker == {"rows": 1, "kept": 1, "num_units": 1, "rejected": {str(reason): 0 for reason in SELECT_REASONS}}

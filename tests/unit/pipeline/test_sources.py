@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis.strategies import binary, integers
 from PIL import Image
 
+from pipeline import polite
 from pipeline.errors import InputError
 from pipeline.records import Reason
 from pipeline.sources import Picture, Rejected, classify_error, classify_picture, read_local
 
-LIMITS: dict[str, Any] = {"min_side": 16, "max_pixels": 1_000_000}
+LIMITS: dict[str, Any] = {"min_side": 16, "max_pixels": 1_000_000, "max_aspect": 20.0}
 
 
 def encoded(kind: str, size: tuple[int, int] = (64, 48), *, mode: str = "RGB", **options: object) -> bytes:
@@ -86,6 +87,8 @@ BAD = {
     "one pixel": (encoded("JPEG", (1, 1)), Reason.TOO_SMALL, "1 x 1"),
     "one pixel gif": (encoded("GIF", (1, 1)), Reason.NOT_AN_IMAGE, "gif"),
     "narrow": (encoded("PNG", (500, 15)), Reason.TOO_SMALL, "500 x 15"),
+    "long": (encoded("PNG", (500, 20)), Reason.WRONG_ASPECT, "500 x 20"),
+    "high": (encoded("JPEG", (20, 500)), Reason.WRONG_ASPECT, "20 x 500"),
     "png bomb": (png_claiming(30_000, 30_000), Reason.BOMB, "30000 x 30000"),
     "png bomb above Pillow's limit": (png_claiming(2**31 - 1, 2**31 - 1), Reason.BOMB, "2147483647"),
     "jpeg bomb": (jpeg_claiming(60_000, 60_000), Reason.BOMB, "60000 x 60000"),
@@ -167,6 +170,11 @@ def test_local_pictures_may_look_like_the_placeholder() -> None:
         ("IncompleteRead(100 bytes read, 900 more expected)", Reason.TRUNCATED),
         ("IncompleteRead(100 bytes read)", Reason.TRUNCATED),
         ("Use of image disallowed by X-Robots-Tag directive", Reason.DEAD_LINK),
+        ("redirected to photo_unavailable.png", Reason.PLACEHOLDER),
+        (polite.DEADLINE_OVER, Reason.UNREACHABLE),
+        (polite.TOO_SLOW, Reason.UNREACHABLE),
+        (polite.HOST_ASKS_FOR_PAUSE, Reason.SERVER_ERROR),
+        (polite.TOO_LONG, Reason.BOMB),
     ],
 )
 def test_download_errors_have_their_reason(message: str, reason: Reason) -> None:
@@ -178,6 +186,36 @@ def test_details_of_broken_connections_do_not_depend_on_timing() -> None:
     late = classify_error("IncompleteRead(900 bytes read, 100 more expected)")
     assert early == late
     assert "1000 bytes" in early.detail
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (
+            "timed out",
+            "The read operation timed out",
+            "<urlopen error timed out>",
+            "<urlopen error _ssl.c:990: timed out>",
+        ),
+        (
+            "[Errno 104] Connection reset by peer",
+            "<urlopen error [Errno 104] Connection reset by peer>",
+            "Remote end closed connection without response",
+            "[Errno 32] Broken pipe",
+            "<urlopen error EOF occurred in violation of protocol (_ssl.c:1007)>",
+        ),
+        (
+            "<urlopen error [Errno -2] Name or service not known>",
+            "<urlopen error [Errno -5] No address associated with hostname>",
+        ),
+        (
+            "<urlopen error certificate has expired (_ssl.c:1007)>",
+            "<urlopen error certificate has expired (_ssl.c:997)>",
+        ),
+    ],
+)
+def test_one_cause_has_one_detail_whenever_it_strikes(messages: tuple[str, ...]) -> None:
+    assert len({classify_error(message) for message in messages}) == 1
 
 
 @pytest.mark.parametrize("as_struct", [False, True])

@@ -320,3 +320,26 @@ def test_s3_in_a_forked_process_is_an_error_instead_of_a_wait_for_ever(aws: pyte
     aws.setattr(s3, "_users", {os.getpid() + 1})
     with pytest.raises(StoreError, match=r"s3://bucket: this process was forked .*spawn"):
         store.read_bytes("s3://bucket/key")
+
+
+@pytest.mark.parametrize("is_other_disk", [False, True])
+def test_a_moved_file_is_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_other_disk: bool) -> None:
+    source, target = tmp_path / "a.part", tmp_path / "new" / "a.tar"
+    source.write_bytes(b"content")
+    replace = os.replace
+
+    def refusing(source_path: Path, target_path: Path) -> None:
+        if is_other_disk and source_path == source:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source_path, target_path)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    store.move_file(source, str(target))
+    assert target.read_bytes() == b"content"
+    assert [path.name for path in tmp_path.rglob("a.*")] == ["a.tar"]
+    source.write_bytes(b"more")
+    store.move_file(source, "memory://moved/a.tar")
+    assert store.read_bytes("memory://moved/a.tar") == b"more"
+    assert not source.exists()
+    with pytest.raises(StoreError, match=r"b\.tar: cannot write"):
+        store.move_file(source, str(tmp_path / "b.tar"))

@@ -36,7 +36,8 @@ def write_shard(folder: Path, name: str, samples: Sequence[tuple[str, dict[str, 
     rows: list[dict[str, object]] = []
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for key, members in samples:
-            row: dict[str, object] = {field.name: 0 if field.type != pa.string() else "" for field in INDEX_SCHEMA}
+            blank = {pa.string(): "", pa.bool_(): False}
+            row: dict[str, object] = {field.name: blank.get(field.type, 0) for field in INDEX_SCHEMA}
             row |= {"key": key, "offset": tar.offset}
             for extension, data in members.items():
                 info = tarfile.TarInfo(f"{key}.{extension}")
