@@ -17,23 +17,24 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from pipeline import mend, store
+from pipeline import store
 from pipeline.config import BuildConfig
-from pipeline.duplicates import Duplicates
 from pipeline.errors import InputError, RejectionLimitError, ShardError
-from pipeline.estimate import print_estimate
-from pipeline.executors import Executor, open_executor
-from pipeline.fetched import read_outcomes
-from pipeline.ingest import ingest
+from pipeline.executors.executors import Executor, open_executor
+from pipeline.fetch.duplicates import Duplicates
+from pipeline.fetch.fetched import read_outcomes
 from pipeline.lease import Lease, hold
 from pipeline.manifest import Manifest, load_manifest, manifest_url
+from pipeline.metadata.ingest import ingest
 from pipeline.records import Funnel, Reason
-from pipeline.report import is_current, write_report
-from pipeline.sample import SampleFlickr, make_sample
-from pipeline.seal import finish, units_to_build
-from pipeline.selection import num_units, read_funnel, select
-from pipeline.status import format_status
-from pipeline.verify import verify
+from pipeline.report.estimate import print_estimate
+from pipeline.report.report import is_current, write_report
+from pipeline.report.status import format_status
+from pipeline.sample.sample import SampleFlickr, make_sample
+from pipeline.seal import mend
+from pipeline.seal.seal import finish, units_to_build
+from pipeline.seal.verify import verify
+from pipeline.selection.selection import num_units, read_funnel, select
 from pipeline.workspace import absolute, check_settings, locked, prepare, work_folder
 
 log = logging.getLogger(__name__)

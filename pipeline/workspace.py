@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import metadata, store
+from pipeline import store
 from pipeline.config import BuildConfig
 from pipeline.errors import ConfigError, InputError, StoreError
 from pipeline.manifest import MANIFEST_NAME
-from pipeline.selection import read_funnel
+from pipeline.metadata import metadata
+from pipeline.selection.selection import read_funnel
 
 _CONTENT_SETTINGS = (
     "dataset",

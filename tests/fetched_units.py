@@ -18,12 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import duplicates, mend, rebuild, retry, seal
 from pipeline.config import BuildConfig
-from pipeline.fetched import again_path, again_tar, fetched_tar, outcomes_path
+from pipeline.fetch import duplicates
+from pipeline.fetch.fetched import again_path, again_tar, fetched_tar, outcomes_path
 from pipeline.manifest import Manifest
 from pipeline.records import OUTCOME_SCHEMA, SELECTION_SCHEMA, Funnel, Reason
-from pipeline.selection import part_path
+from pipeline.seal import mend, rebuild, retry, seal
+from pipeline.selection.selection import part_path
 
 CONFIG = BuildConfig(metadata=("rows.tsv",), subset_list="list.tsv", output="replaced", processes=1, max_rejected=0.7)
 FUNNEL = Funnel(rows=30, rejected={Reason.VIDEO: 2, Reason.NOT_IN_LIST: 10, Reason.NO_CAPTION: 0}, kept=18)
@@ -151,7 +152,7 @@ class Source:
     def fetch_again(
         self, config: BuildConfig, work: Path, wanted: Mapping[int, Sequence[int]], *, proxy: str | None = None
     ) -> Iterator[int]:
-        """Answer as `pipeline.fetch.fetch_again` does."""
+        """Answer as `pipeline.fetch.fetch.fetch_again` does."""
         for unit, positions in wanted.items():
             rows = pq.read_table(part_path(work, unit)).to_pylist()
             answers = []

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.config import BuildConfig
-from pipeline.fetched import fetched_tar, outcomes_path
+from pipeline.fetch.fetched import fetched_tar, outcomes_path
 from pipeline.manifest import Manifest
 from pipeline.records import OUTCOME_SCHEMA, SELECT_REASONS, SELECTION_SCHEMA, Reason
-from pipeline.seal import finish, seal_unit
-from pipeline.selection import part_path, read_funnel
+from pipeline.seal.seal import finish, seal_unit
+from pipeline.selection.selection import part_path, read_funnel
 
 ROWS_PER_UNIT = 6
 REASONS = ("", "", "", str(Reason.DEAD_LINK), str(Reason.UNREACHABLE), str(Reason.DUPLICATE_IMAGE))

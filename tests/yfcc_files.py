@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import BuildConfig
-from pipeline.metadata import Rows, Wanted, open_chunks, read_chunk
-from pipeline.metadata_rows import COLUMNS
-from pipeline.metadata_text import V2_COLUMNS
+from pipeline.metadata.metadata import Rows, Wanted, open_chunks, read_chunk
+from pipeline.metadata.rows import COLUMNS
+from pipeline.metadata.text import V2_COLUMNS
 
 ROW = (
     "0\t6985418911\t4e2f7a26a1dfbf165a7e30bdabf7e72a\t39089491@N00\tnino63004\t2012-02-16 09:56:37.0\t1331840483\t"

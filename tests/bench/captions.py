@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from pipeline import language
-from pipeline.captions import caption_fault, clean_caption, clean_text
-from pipeline.english import english_fault
-from pipeline.vocabulary import english_likelihood
+from pipeline.captions import language
+from pipeline.captions.captions import caption_fault, clean_caption, clean_text
+from pipeline.captions.english import english_fault
+from pipeline.captions.vocabulary import english_likelihood
 
 TITLE, DESCRIPTION, NUM_COLUMNS = 8, 9, 25
 

@@ -36,10 +36,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.config import BuildConfig  # noqa: E402
-from pipeline.fetch import fetch_units  # noqa: E402
-from pipeline.fetched import outcomes_path, read_outcomes  # noqa: E402
+from pipeline.fetch.fetch import fetch_units  # noqa: E402
+from pipeline.fetch.fetched import outcomes_path, read_outcomes  # noqa: E402
 from pipeline.records import SELECTION_SCHEMA  # noqa: E402
-from pipeline.selection import part_path  # noqa: E402
+from pipeline.selection.selection import part_path  # noqa: E402
 
 LONGER_SIDE = 500
 

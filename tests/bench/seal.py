@@ -34,13 +34,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.config import BuildConfig  # noqa: E402
-from pipeline.fetched import fetched_tar, outcomes_path  # noqa: E402
+from pipeline.fetch.fetched import fetched_tar, outcomes_path  # noqa: E402
 from pipeline.manifest import Manifest, Shard, load_manifest, read_index, write_manifest  # noqa: E402
 from pipeline.records import OUTCOME_SCHEMA, SELECTION_SCHEMA  # noqa: E402
-from pipeline.seal import seal_unit  # noqa: E402
-from pipeline.selection import part_path  # noqa: E402
-from pipeline.shard import header, padded  # noqa: E402
-from pipeline.verify import check_shard  # noqa: E402
+from pipeline.seal.seal import seal_unit  # noqa: E402
+from pipeline.seal.shard import header, padded  # noqa: E402
+from pipeline.seal.verify import check_shard  # noqa: E402
+from pipeline.selection.selection import part_path  # noqa: E402
 
 PICTURE_BYTES = 50_000
 NUM_SHARDS = 1_500

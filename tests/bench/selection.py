@@ -62,7 +62,7 @@ def published(rows: Path, listing: Path, work: Path) -> None:
 def selected(rows: Path, listing: Path, variant: str, processes: int, work: Path) -> int:
     """How many rows the select stage keeps."""
     from pipeline.config import BuildConfig
-    from pipeline.selection import select
+    from pipeline.selection.selection import select
 
     is_english = variant == "english"
     config = BuildConfig(
@@ -77,7 +77,7 @@ def selected(rows: Path, listing: Path, variant: str, processes: int, work: Path
 
 def unpacked(packed: Path) -> int:
     """Bytes of text in a bzip2 file, by the reader the select stage uses."""
-    from pipeline.lines import read_blocks
+    from pipeline.metadata.lines import read_blocks
 
     return sum(len(block.data) for block in read_blocks(str(packed), what="rows"))
 
@@ -184,7 +184,7 @@ def main() -> None:
     elif case == "bzip2":
         unpacked(Path(rows))
     elif case == "start":
-        import pipeline.lines  # noqa: F401
+        import pipeline.metadata.lines  # noqa: F401
     else:
         selected(Path(rows), Path(listing), case, int(processes), Path(work))
 

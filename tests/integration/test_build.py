@@ -19,7 +19,7 @@ import fsspec
 import pytest
 import webdataset
 
-from pipeline.sample import SamplePaths, make_sample
+from pipeline.sample.sample import SamplePaths, make_sample
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_ROWS = 500

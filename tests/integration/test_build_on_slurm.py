@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sample import SamplePaths, make_sample
+from pipeline.sample.sample import SamplePaths, make_sample
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["--samples-per-shard=12", "--threads=8", "--retries=2", "--timeout-s=5", "--max-rejected=0.9"]

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.config import BuildConfig
 from pipeline.records import Reason
-from pipeline.sample import make_sample
-from pipeline.selection import select
+from pipeline.sample.sample import make_sample
+from pipeline.selection.selection import select
 
 NUM_LINES = 1_000_000
 NASTY = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sample import make_sample
+from pipeline.sample.sample import make_sample
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [

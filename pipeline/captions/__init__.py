@@ -1,0 +1,1 @@
+"""Titles and descriptions: cleaned, judged by rules, told apart by language."""

@@ -1,0 +1,1 @@
+"""The embedded sample: a small generated Flickr with its metadata, for a first look and for tests."""
