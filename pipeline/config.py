@@ -131,7 +131,8 @@ class BuildConfig:
     timeout_s: float = 15.0
     """Seconds without a byte after which a download counts as failed."""
     deadline_s: float = 3600.0
-    """Seconds a unit (one shard's rows) may take to download; what is missing then counts as unreachable."""
+    """Seconds a unit (one shard's rows) may take to download from one source; what is missing then counts as
+    unreachable, or is asked of the next source."""
     retries: int = 3
     """Further attempts after a failed download."""
     resize: int | None = None

@@ -102,7 +102,7 @@ OUTCOME_SCHEMA = pa.schema(
         ("key", pa.string()),
         ("row", pa.int64()),
         ("url", pa.string()),  # the selection's
-        ("source", pa.string()),  # where the picture came from at last: "url", "bucket", "zip" or "local"
+        ("source", pa.string()),  # that gave the picture or the reason: "url", "bucket", "zip" or "local"
         ("reason", pa.string()),  # "" when the picture is good, else a Reason
         ("detail", pa.string()),  # what exactly was found; "" when the picture is good
         ("attempts", pa.list_(ATTEMPT_TYPE)),  # every source that was asked, in order, the last one included

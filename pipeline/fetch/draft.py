@@ -25,7 +25,7 @@ from pipeline.fetch.fetched import Job, disk_faults, job_files, job_rows, sync, 
 from pipeline.fetch.judging import Answer
 from pipeline.fetch.sources import Rejected
 from pipeline.fetch.timing import timing_path
-from pipeline.records import OUTCOME_SCHEMA, unit_name
+from pipeline.records import OUTCOME_SCHEMA, Reason, unit_name
 from pipeline.seal.shard import header
 
 _UNASKED = {"source": "", "reason": "", "detail": "", "member": "", "offset": -1, "format": ""} | {
@@ -77,8 +77,12 @@ class Draft:
             for index, answer in answers:
                 missing.remove(index)
                 found = _outcome(answer, positions[index], file)
-                outcome = self._outcomes[index] = self._outcomes[index] | found | {"source": source}
-                outcome["attempts"] = [*outcome["attempts"], {name: outcome[name] for name in _ATTEMPT}]
+                before = self._outcomes[index]
+                attempt = {"source": source, "reason": found["reason"], "detail": found["detail"]}
+                # That one more source does not have a picture says less than why another did not give it.
+                if not before["reason"] or found["reason"] != Reason.MISSING_FILE:
+                    self._outcomes[index] = before | found | {"source": source}
+                self._outcomes[index]["attempts"] = [*before["attempts"], attempt]
             self._tar_bytes = file.tell()
             sync(file)
         if missing:
@@ -119,9 +123,6 @@ class Draft:
                 os.write(handle, (json.dumps(line) + "\n").encode())  # in one write, since several machines append
             finally:
                 os.close(handle)
-
-
-_ATTEMPT = ("source", "reason", "detail")
 
 
 def _outcome(answer: Answer, position: int, tar: BinaryIO) -> dict[str, Any]:

@@ -109,6 +109,8 @@ def _environment(proxy: str | None) -> dict[str, str]:
     # Without these, importing it asks a server on the internet for news.
     environment["NO_ALBUMENTATIONS_UPDATE"] = "1"
     environment["WANDB_MODE"] = "disabled"
+    # Spark's workers would take whatever python3 is first on the PATH.
+    environment.setdefault("PYSPARK_PYTHON", sys.executable)
     if proxy is not None:
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             environment[name] = proxy

@@ -121,13 +121,14 @@ def test_rows_fall_back_from_source_to_source(prefer: tuple[str, ...], work: Pat
             having = [source for source in prefer if HAS[source](i) and at[source]]
             tried = prefer[: prefer.index(having[0]) + 1] if having else prefer
             assert [attempt["source"] for attempt in outcome["attempts"]] == list(tried)
-            assert outcome["source"] == tried[-1]
             assert [attempt["reason"] == "" for attempt in outcome["attempts"]][-1] == bool(having)
             if having:
+                assert outcome["source"] == tried[-1]
                 assert pictures.pop(outcome["member"]) == jpeg(f"{having[0]} {i}")
-            else:
-                last = {"url": "dead_link", "bucket": "dead_link" if at["bucket"] else "missing_file"}
-                assert outcome["reason"] == {**last, "zip": "missing_file"}[tried[-1]]
+            else:  # the last that was asked in vain; the first where none could be asked
+                dead = [source for source in tried if source != "zip" and at[source]]
+                assert outcome["reason"] == ("dead_link" if dead else "missing_file")
+                assert outcome["source"] == (dead[-1] if dead else tried[0])
             asked.update(source for source in tried if source in {"url", "bucket"} and at[source])
         assert not pictures
     expected = {"url": asked["url"], "bucket": asked["bucket"]}

@@ -82,8 +82,8 @@ def test_what_one_source_lacks_the_next_is_asked_for(work: Path) -> None:
         ("zip", [(2, picture(kind="PNG")), (3, MISSING)]),
     )
     assert [row["member"] for row in rows] == ["00000000.jpg", "00000001.jpg", "00000002.png", ""]
-    assert [row["source"] for row in rows] == ["url", "bucket", "zip", "zip"]
-    assert [row["reason"] for row in rows] == ["", "", "", "missing_file"]
+    assert [row["source"] for row in rows] == ["url", "bucket", "zip", "bucket"]
+    assert [row["reason"] for row in rows] == ["", "", "", "dead_link"], "which says more than a missing archive"
     dead = {"reason": "dead_link", "detail": "HTTP 404"}
     assert rows[0]["attempts"] == [{"source": "url", "reason": "", "detail": ""}]
     assert rows[1]["attempts"] == [{"source": "url", **dead}, {"source": "bucket", "reason": "", "detail": ""}]
@@ -97,7 +97,7 @@ def test_what_one_source_lacks_the_next_is_asked_for(work: Path) -> None:
         {"source": "bucket", **dead},
         {"source": "zip", "reason": "missing_file", "detail": MISSING.detail},
     ]
-    assert (rows[3]["detail"], rows[3]["offset"], rows[3]["sha256"]) == (MISSING.detail, -1, "")
+    assert (rows[3]["detail"], rows[3]["offset"], rows[3]["sha256"]) == (DEAD.detail, -1, "")
 
 
 def test_the_bytes_do_not_depend_on_an_earlier_try(work: Path) -> None:
