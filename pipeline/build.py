@@ -18,8 +18,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from pipeline import store
-from pipeline.config import BuildConfig
-from pipeline.errors import InputError, RejectionLimitError, ShardError
+from pipeline.config import DEFAULT_OUTPUT, BuildConfig
+from pipeline.errors import ConfigError, InputError, RejectionLimitError, ShardError
 from pipeline.executors.executors import Executor, open_executor
 from pipeline.fetch.duplicates import Duplicates
 from pipeline.fetch.fetched import read_outcomes
@@ -93,9 +93,13 @@ def _build(config: BuildConfig, work: Path) -> Manifest | None:
 
 def _data_name(config: BuildConfig) -> str:
     """What is built, or is there already: a finished data set can be repaired without naming its metadata again."""
-    if config.stage == "repair" and config.is_sample and store.exists(manifest_url(config.output)):
+    if config.stage != "repair" or not config.is_sample:
+        return config.data_name
+    if store.exists(manifest_url(config.output)):
         return load_manifest(config.output).variant
-    return config.data_name
+    if config.output == DEFAULT_OUTPUT:
+        return config.data_name
+    raise ConfigError(f"{config.output}: has no manifest; to have it written again name the build's --metadata too")
 
 
 def _with_sample(config: BuildConfig, folder: Path) -> tuple[BuildConfig, Path]:

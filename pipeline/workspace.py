@@ -88,12 +88,13 @@ def locked(work: Path) -> Iterator[None]:
 def check_settings(config: BuildConfig, work: Path) -> None:
     """Refuse to go on in a work folder with settings that would mix two data sets; note them in a new one.
 
-    Before a selection is finished nothing binds: a mistyped path is mended by typing it right.
+    Before a selection is finished nothing binds: a mistyped path is mended by typing it right. The report and repairs
+    begin nothing, and what they need to know the manifest says.
     """
+    if config.stage in {"report", "repair"}:
+        return
     settings = _content_settings(config)
     path = work / "config.json"
-    if not path.exists() and config.stage in {"report", "repair"}:
-        return  # of a data set whose work folder is gone; nothing is begun here
     if not path.exists() or read_funnel(work) is None:
         _check_output_is_free(config, work)
         store.write_bytes(str(path), (json.dumps(settings, indent=1, sort_keys=True) + "\n").encode())

@@ -43,6 +43,9 @@ _MOST_NAMED = 10
 def _as_sealed(config: BuildConfig, manifest: Manifest) -> BuildConfig:
     """The settings with those by which the data set's pictures were taken."""
     sealed = manifest.settings
+    if config.is_sample and config.dataset == "yfcc" and sealed.get("dataset") != "yfcc":
+        # Called with the output alone. Rows are not read again, but such a data set must have some.
+        config = replace(config, dataset=sealed["dataset"], metadata=(config.output,))
     if sealed.get("dataset") != config.dataset:
         raise ConfigError(
             f"{config.output}: is a data set of --dataset {sealed.get('dataset')}, the settings say {config.dataset}; "

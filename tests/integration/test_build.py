@@ -238,6 +238,15 @@ def test_a_bucket_that_cannot_be_written_is_one_clear_error(
     assert not (tmp_path / "selection").exists(), "the store is tried before any work is done"
 
 
+def test_processes_that_used_s3_end_in_peace(s3_bucket: str, s3_env: dict[str, str]) -> None:
+    """Requests made through an event loop in another thread aborted one process in four at its end."""
+    script = (
+        f"from pipeline import store; store.write_bytes('{s3_bucket}/end', b'x'); store.read_bytes('{s3_bucket}/end')"
+    )
+    codes = [subprocess.run([sys.executable, "-c", script], env=s3_env, cwd=ROOT).returncode for _ in range(12)]
+    assert codes == [0] * 12
+
+
 def test_tars_written_by_the_build_end_properly(
     undisturbed: tuple[str, Path, dict[str, str]], s3_env: dict[str, str]
 ) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,27 @@ def test_damage_is_found_and_repaired(table: Path, caplog: pytest.LogCaptureFixt
     assert main(arguments(table, "--stage", "repair")) == 0
     assert data_set(output) == before
     assert main(arguments(table, "--stage", "verify")) == 0
+
+
+@pytest.mark.parametrize("work_is_left", [True, False])
+def test_a_finished_data_set_is_repaired_without_its_metadata(
+    work_is_left: bool, table: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody remembers the flags of a build of last year; the output says all that is needed."""
+    assert main(arguments(table)) == 0
+    output = table.parent / "out"
+    before = data_set(output)
+    shard = output / "00001.tar"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    if not work_is_left:
+        shutil.rmtree(table.parent / "out_work")
+    assert main(["--output", str(output), "--stage", "repair"]) == 0
+    assert data_set(output) == before
+    (output / "manifest.json").unlink()
+    assert main(["--output", str(output), "--stage", "repair"]) == 2
+    assert "name the build's --metadata" in caplog.text
 
 
 def test_what_has_healed_is_fetched_and_only_its_shard_sealed_anew(tmp_path: Path) -> None:
