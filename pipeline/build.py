@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pipeline import store
 from pipeline.config import DEFAULT_OUTPUT, BuildConfig
 from pipeline.errors import ConfigError, InputError, RejectionLimitError, ShardError
-from pipeline.executors.executors import Executor, open_executor
+from pipeline.executors.executors import Executor, check_executor, open_executor
 from pipeline.fetch.duplicates import Duplicates
 from pipeline.fetch.fetched import read_outcomes
 from pipeline.lease import Lease, hold
@@ -76,6 +76,8 @@ def _build(config: BuildConfig, work: Path) -> Manifest | None:
     started = time.perf_counter()
     with ExitStack() as stack:
         prepare(config, work)
+        if config.stage in {"all", "fetch", "seal"}:
+            check_executor(config)
         stack.enter_context(locked(work))
         proxy, data_name = None, _data_name(config)
         if data_name == "sample":

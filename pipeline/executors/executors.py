@@ -14,8 +14,10 @@ from typing import Protocol
 
 from pipeline.config import BuildConfig
 from pipeline.executors.slurm_arrays import SlurmArrays
+from pipeline.executors.slurm_queue import check_slurm, longest_array
 from pipeline.executors.worker_pool import map_in_order
 from pipeline.fetch.fetch import ROWS_PER_CALL, UNITS_PER_PROCESS, fetch_units
+from pipeline.fetch.img2dataset_call import check_installed
 from pipeline.seal.seal import seal_unit
 
 
@@ -33,6 +35,15 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End what is under way, in other threads too; what is done stays done."""
+
+
+def check_executor(config: BuildConfig) -> None:
+    """ConfigError or InputError, before rows are selected for an hour, when nobody could fetch them then."""
+    if config.executor == "slurm":
+        check_slurm()
+        longest_array()
+    if config.dataset != "local":
+        check_installed(config)
 
 
 def _seal_one(config: BuildConfig, work: Path, unit: int) -> int:

@@ -72,7 +72,7 @@ def _ask(*command: str) -> str:
     except subprocess.TimeoutExpired:
         raise StoreError(f"{command[0]} gave no answer in {CLIENT_TIMEOUT_S:.0f} s; is slurmctld up?") from None
     if done.returncode != 0:
-        raise StoreError(f"{shlex.join(command)}: exit code {done.returncode}: {done.stderr.strip()}")
+        raise StoreError(f"{shlex.join(command)}: exit code {done.returncode}: {' '.join(done.stderr.split())}")
     return done.stdout
 
 

@@ -253,6 +253,15 @@ def test_usage_errors_end_with_2(wrong: list[str]) -> None:
     assert code == 2
 
 
+def test_an_executor_that_cannot_be_had_is_found_out_before_selecting(
+    table: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", str(table.parent))
+    assert main(arguments(table, "--executor", "slurm")) == 2
+    assert "sbatch" in caplog.text
+    assert not (table.parent / "out_work" / "selection").exists()
+
+
 def test_a_missing_file_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     missing = tmp_path / "gone.parquet"
     assert main(["--dataset", "local", "--metadata", str(missing), "--output", str(tmp_path / "out")]) == 1
