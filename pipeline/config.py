@@ -123,7 +123,7 @@ class BuildConfig:
     """Who fetches and seals: here = processes of this machine, slurm = array jobs through submitit, spark / ray =
     downloads through img2dataset's own distributors. The output's bytes are the same."""
     processes: int = max(1, os.cpu_count() or 1)
-    """Processes for selecting, downloading and sealing (on each machine)."""
+    """Processes for downloading and sealing (on each machine), and up to four of them for selecting."""
     threads: int = 32
     """Concurrent downloads in each process."""
     per_host: int = 256

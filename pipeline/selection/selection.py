@@ -44,6 +44,10 @@ from pipeline.selection.variants import Judge, Judged, judge_for
 
 log = logging.getLogger(__name__)
 
+MAX_PROCESSES = 4
+"""Each takes up to 300 MB, with its packages and language models: four, and the driver, were seen to need 950 MB. They
+get through 100 M rows in minutes, so more would only cost memory."""
+
 _MISMATCHES_SHOWN = 5
 _CHUNKS_LOOKED_AT = 64
 _LISTS = "listed.part-"
@@ -292,7 +296,8 @@ def _select(config: BuildConfig, work: Path, lists: Path) -> tuple[Funnel, dict[
     unfinished.mkdir(parents=True)
     writer = _PartWriter(unfinished, config.samples_per_shard)
     judge, chunks = _read_list(config, judge_for(config, scored=scored), metadata.open_chunks(config), lists)
-    tally = _pour(chunks, judge, writer, processes=config.processes, num_bytes=num_bytes)
+    processes = min(config.processes, MAX_PROCESSES)
+    tally = _pour(chunks, judge, writer, processes=processes, num_bytes=num_bytes)
     _check_list(judge, tally)
     funnel = tally.funnel(writer.num_rows)
     if funnel.kept == 0:
