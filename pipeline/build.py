@@ -53,7 +53,9 @@ def build(config: BuildConfig) -> Manifest | None:
         log.info("%s\n%s", config.output, text)
         return None
     if config.stage == "ingest":
-        ingest(config)
+        prepare(config, work)
+        with locked(work), hold(config.output, work):
+            ingest(config)
         return None
     if config.stage == "verify":
         return _verify(config)

@@ -25,7 +25,7 @@ _TAG_NAMES = (
     "section|select|small|source|span|strike|strong|style|sub|summary|sup|svg|table|tbody|td|textarea|tfoot|th|thead|"
     "time|title|tr|track|tt|u|ul|var|video|wbr|xmp|(?:o|v|w|st1):[a-z]+"  # the last are what Word leaves behind
 )
-_TAG = re.compile(rf"<(?:/?(?:{_TAG_NAMES})(?:[\s/][^<>]*)?|!(?:--|doctype\b)[^<>]*|\?xml\b[^<>]*)>", re.IGNORECASE)
+TAG = re.compile(rf"<(?:/?(?:{_TAG_NAMES})(?:[\s/][^<>]*)?|!(?:--|doctype\b)[^<>]*|\?xml\b[^<>]*)>", re.IGNORECASE)
 # The last character is none of those that end a sentence or close a bracket around the address.
 _URL = re.compile(r"""(?:(?:https?|ftp)://|(?<![\w@.])www\.)[^\s<>"]*[\w/=&#%+~$-]|(?:https?|ftp)://""", re.IGNORECASE)
 # Control characters that are not white space; halves of surrogate pairs, which cannot be stored; and what is invisible
@@ -67,7 +67,7 @@ def clean_text(text: str) -> str:
     for _ in range(_MAX_ROUNDS):
         if not ("<" in text or "&" in text or "://" in text or "www." in text.lower()):
             return text
-        cleaned = _one_line(_URL.sub(" ", _TAG.sub(" ", html.unescape(text))))
+        cleaned = _one_line(_URL.sub(" ", TAG.sub(" ", html.unescape(text))))
         if cleaned == text:
             return text
         text = cleaned

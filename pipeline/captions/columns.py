@@ -69,7 +69,7 @@ NEEDS = {
 ignored). A rule that is not named here is tried on every text: that costs time, never correctness."""
 
 # Both as in captions.py, in RE2's words: on texts of PLAIN characters they mean the same.
-_TAG = f"(?i){captions._TAG.pattern}"
+_TAG = f"(?i){captions.TAG.pattern}"
 _ADDRESS = r"""(?i)(?:https?|ftp)://[^\s<>"]*[\pL\pN_/=&#%+~$-]|(?:https?|ftp)://"""
 
 SURE = (

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from pipeline import store
 from pipeline.config import BuildConfig
 from pipeline.errors import ConfigError
+from pipeline.lease import LEASE_NAME
 from pipeline.metadata import metadata
 from pipeline.metadata.parquet import INGEST_KEY, MARKER_NAME
 from pipeline.metadata.rows import TEXT_COLUMNS, Chunk
@@ -132,10 +133,15 @@ def _sources(config: BuildConfig) -> list[dict[str, Any]]:
     return [{"name": url.rstrip("/").rpartition("/")[2], "bytes": store.size(url)} for url in metadata.files(config)]
 
 
+def _names(config: BuildConfig) -> list[str]:
+    """What the output holds, but the note of who writes there."""
+    return [name for name in store.list_names(config.output) if name != LEASE_NAME]
+
+
 def _is_done(config: BuildConfig, sources: list[dict[str, Any]]) -> bool:
     """Whether the output holds this metadata already; ConfigError when it holds something else."""
     url = store.join(config.output, MARKER_NAME)
-    names = store.list_names(config.output)
+    names = _names(config)
     if MARKER_NAME in names:
         if json.loads(store.read_bytes(url))["sources"] == sources:
             return True
@@ -195,7 +201,7 @@ def ingest(config: BuildConfig) -> None:
     with Progress("ingest", unit="bytes", total=metadata.total_bytes(config)) as progress:
         work = _Ingest(config, form, progress)
         parts = work.run()
-    for name in set(store.list_names(config.output)) - {part["name"] for part in parts}:
+    for name in set(_names(config)) - {part["name"] for part in parts}:
         store.delete(store.join(config.output, name))  # of an earlier, longer attempt
     marker = {
         "version": _VERSION,

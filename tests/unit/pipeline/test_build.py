@@ -16,9 +16,11 @@ from PIL import Image
 from pipeline import build as build_module
 from pipeline.build_yfcc15m import main
 from pipeline.config import BuildConfig
+from pipeline.lease import hold
 from pipeline.manifest import load_manifest
 from pipeline.records import Reason
 from pipeline.workspace import work_folder
+from tests.yfcc_files import row
 
 NUM_ROWS = 40
 SCRIPT = Path(__file__).resolve().parents[3] / "pipeline" / "build_yfcc15m.py"
@@ -251,6 +253,20 @@ def test_usage_errors_end_with_2(wrong: list[str]) -> None:
     except SystemExit as exit_:
         code = exit_.code
     assert code == 2
+
+
+def test_two_ingests_at_once_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "rows.tsv").write_text("".join(f"{row(i, 1000 + i)}\n" for i in range(50)))
+    output = str(tmp_path / "parquet")
+    run = ["--stage", "ingest", "--metadata", str(tmp_path / "rows.tsv"), "--output", output]
+    other = tmp_path / "other_work"
+    other.mkdir()
+    with hold(output, other):
+        assert main(run) == 2
+    assert "another build writes to this output" in caplog.text
+    assert main(run) == 0
+    assert main(run) == 0
+    assert sorted(path.name for path in (tmp_path / "parquet").iterdir()) == ["ingest.json", "part-00000.parquet"]
 
 
 def test_an_executor_that_cannot_be_had_is_found_out_before_selecting(
