@@ -67,9 +67,8 @@ def _verify(config: BuildConfig) -> Manifest:
     damaged = verify(config)
     if damaged:
         files = ", ".join(sorted({damage.file for damage in damaged})[:10])
-        raise ShardError(
-            f"{config.output}: {len(damaged)} files are damaged ({files}); run the same build with --stage repair"
-        )
+        cure = "run slip index again" if manifest.shards_url else "run the same build with --stage repair"
+        raise ShardError(f"{config.output}: {len(damaged)} files are damaged ({files}); {cure}")
     log.info("all %d shards are as the manifest says (sha256 %s)", len(manifest.shards), manifest.sha256)
     return manifest
 

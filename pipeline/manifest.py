@@ -1,7 +1,8 @@
 """The contract between `pipeline` and `slip`: what a sealed data set consists of.
 
-A manifest lists the shards of a data set with counts and digests; beside every shard lies an index
-(Parquet) with the byte offsets of its samples. The manifest is written last, so whoever finds one
+A manifest lists the shards of a data set with counts and digests; beside it lies an index (Parquet) for
+every shard, with the byte offsets of its samples (`pipeline.shard_index`). The tars lie there too, or, when
+they are somebody else's, in the folder `shards_url`. The manifest is written last, so whoever finds one
 may read everything it names. Both are checked strictly when read: a wrong count or digest is an
 error here, not a surprise in the middle of training. The schema for people: manifests/README.md.
 """
@@ -15,59 +16,48 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline import store
 from pipeline.errors import ManifestError, ShardError
+from pipeline.shard_index import (
+    INDEX_CURE,
+    INDEX_SCHEMA,
+    TAR_BLOCK_BYTES,
+    ShardIndex,
+    index_bytes,
+    index_notes,
+    parse_index,
+)
+
+# slip imports of pipeline only this module, store and errors.
+__all__ = [
+    "INDEX_SCHEMA",
+    "MANIFEST_NAME",
+    "TAR_BLOCK_BYTES",
+    "VERSION",
+    "Manifest",
+    "Shard",
+    "ShardIndex",
+    "check_sums",
+    "index_bytes",
+    "index_notes",
+    "load_manifest",
+    "manifest_url",
+    "parse_index",
+    "read_index",
+    "shard_url",
+    "write_manifest",
+]
 
 MANIFEST_NAME = "manifest.json"
-VERSION = 1
+VERSION = 2
+"""The newest version of the schema."""
 
-TAR_BLOCK_BYTES = 512
-
-INDEX_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("offset", pa.int64()),  # of the sample's first tar header
-        ("size", pa.int64()),  # bytes from there to the next sample
-        ("image_ext", pa.string()),  # "jpg", "png" or "webp"
-        ("image_offset", pa.int64()),  # of the picture's first byte
-        ("image_size", pa.int64()),
-        ("txt_offset", pa.int64()),
-        ("txt_size", pa.int64()),
-        ("json_offset", pa.int64()),
-        ("json_size", pa.int64()),
-        ("sha256", pa.string()),  # hex, of the shard's bytes [offset, offset + size)
-        # For people and for rebuilding a damaged shard; training does not read what follows.
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("image_sha256", pa.string()),  # hex, of the picture's bytes
-        ("title", pa.string()),
-        ("description", pa.string()),
-        ("title_usable", pa.bool_()),
-        ("description_usable", pa.bool_()),
-        ("user", pa.string()),
-        ("date_taken", pa.string()),
-        ("page_url", pa.string()),
-        ("license", pa.string()),
-        ("license_url", pa.string()),
-        ("url", pa.string()),
-    ]
-)
-"""One row per sample of a shard, in the order of the tar."""
-
-_OFFSET_COLUMNS = tuple(field.name for field in INDEX_SCHEMA if field.type == pa.int64())
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One tar of a data set and its index; both names are relative to the manifest."""
+    """One tar of a data set and its index; names are relative to the tars' folder and to the manifest's."""
 
     name: str
     num_samples: int
@@ -81,7 +71,6 @@ class Shard:
 class Manifest:
     """A sealed data set. Equal content gives equal bytes and therefore one digest."""
 
-    version: int = VERSION
     name: str
     variant: str
     num_samples: int
@@ -91,10 +80,19 @@ class Manifest:
     settings: dict[str, Any]
     """What decided the content of the data set."""
     shards: tuple[Shard, ...]
+    shards_url: str | None = None
+    """Absolute path or URL of the folder with the tars; None: they lie beside the manifest."""
+
+    @property
+    def version(self) -> int:
+        """The oldest version of the schema that can say this: equal content keeps its bytes and digest."""
+        return 1 if self.shards_url is None else 2
 
     def to_json(self) -> bytes:
         """The canonical bytes: sorted keys, no time stamps, one closing newline."""
-        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        content = {field.name: getattr(self, field.name) for field in fields(self)} | {"version": self.version}
+        if self.shards_url is None:
+            del content["shards_url"]
         content["shards"] = [asdict(shard) for shard in self.shards]
         return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
@@ -112,8 +110,11 @@ class Manifest:
             raise ManifestError(f"{url}: not a manifest, its JSON cannot be read ({error}); rebuild it") from None
         if not isinstance(content, dict):
             raise ManifestError(f"{url}: not a manifest, found a JSON {type(content).__name__} instead of an object")
-        _check_version(content, url)
-        _check_fields(content, {field.name for field in fields(cls)}, url, "")
+        version = _version(content, url)
+        expected = {field.name for field in fields(cls)} | {"version"}
+        _check_fields(content, expected - {"shards_url"} if version == 1 else expected, url, "")
+        if version > 1:
+            _check_shards_url(content, url)
         for field in ("name", "variant"):
             _text(content, field, url, "")
         for field in ("num_samples", "num_bytes"):
@@ -123,41 +124,24 @@ class Manifest:
                 raise ManifestError(f"{url}: field {field} is {content[field]!r:.80}, expected an object; rebuild it")
         if not isinstance(content["shards"], list):
             raise ManifestError(f"{url}: field shards is {content['shards']!r:.80}, expected a list; rebuild it")
-        content["shards"] = tuple(_shard(entry, i, url) for i, entry in enumerate(content["shards"]))
+        content["shards"] = tuple(_shard(content, i, url) for i in range(len(content["shards"])))
+        del content["version"]
         manifest = cls(**content)
         check_sums(manifest, url)
         return manifest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ShardIndex:
-    """Where each sample of one shard lies; row i is sample i of the tar."""
-
-    keys: list[str]
-    image_ext: list[str]
-    sha256: list[str]
-    """Digest of the shard's bytes [offset, offset + size)."""
-    offset: Int64Array
-    size: Int64Array
-    image_offset: Int64Array
-    image_size: Int64Array
-    txt_offset: Int64Array
-    txt_size: Int64Array
-    json_offset: Int64Array
-    json_size: Int64Array
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-
-def _check_version(content: dict[str, Any], url: str) -> None:
+def _version(content: dict[str, Any], url: str) -> int:
     version = content.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ManifestError(f"{url}: field version is {version!r:.80}, expected {VERSION}; is this a manifest of ours?")
+        raise ManifestError(
+            f"{url}: field version is {version!r:.80}, expected 1 to {VERSION}; is this a manifest of ours?"
+        )
     if version > VERSION:
         raise ManifestError(
             f"{url}: version {version} is newer than this program knows ({VERSION}); update yfcc15m-slip"
         )
+    return version
 
 
 def _check_fields(content: dict[str, Any], expected: set[str], url: str, where: str) -> None:
@@ -179,18 +163,29 @@ def _count(content: dict[str, Any], field: str, url: str, where: str, least: int
         )
 
 
-def _shard(entry: Any, position: int, url: str) -> Shard:
+def _check_shards_url(content: dict[str, Any], url: str) -> None:
+    _text(content, "shards_url", url, "")
+    shards_url = content["shards_url"]
+    if "://" not in shards_url and not shards_url.startswith("/"):
+        # Relative to what? Whoever reads it may stand in another folder than its writer.
+        raise ManifestError(
+            f"{url}: field shards_url is {shards_url!r}, expected an absolute path or a URL: the folder of the tars"
+        )
+
+
+def _shard(content: dict[str, Any], position: int, url: str) -> Shard:
     """Check one entry of `shards`."""
-    where = f"shards[{position}]."
+    entry, where = content["shards"][position], f"shards[{position}]."
     if not isinstance(entry, dict):
         raise ManifestError(f"{url}: field {where[:-1]} is {entry!r:.80}, expected an object; rebuild it")
     _check_fields(entry, {field.name for field in fields(Shard)}, url, where)
     for field in ("name", "index"):
         _text(entry, field, url, where)
         name = entry[field]
-        # Names stay inside the data set's folder, whoever wrote the manifest.
+        # Names stay inside the data set's folders, whoever wrote the manifest.
         if name.startswith("/") or "\\" in name or "://" in name or ".." in name.split("/"):
-            raise ManifestError(f"{url}: field {where}{field} is {name!r}, expected a name relative to the manifest")
+            folder = "shards_url" if field == "name" and "shards_url" in content else "the manifest"
+            raise ManifestError(f"{url}: field {where}{field} is {name!r}, expected a name relative to {folder}")
     _count(entry, "num_samples", url, where, least=1)
     _count(entry, "num_bytes", url, where, least=1)
     for field in ("sha256", "index_sha256"):
@@ -260,47 +255,21 @@ def write_manifest(manifest: Manifest, base_url: str) -> None:
     store.write_bytes(url, data)
 
 
-def _check_layout(index: ShardIndex, shard: Shard, url: str) -> None:
-    """Raise ShardError unless samples follow each other inside the shard and members inside their sample."""
-    end = index.offset + index.size
-    members_inside = np.ones(len(index), dtype=bool)
-    for member in ("image", "txt", "json"):
-        start, size = getattr(index, f"{member}_offset"), getattr(index, f"{member}_size")
-        members_inside &= (start >= index.offset + TAR_BLOCK_BYTES) & (size >= 0) & (start + size <= end)
-    faults = {
-        "offsets do not increase": bool((index.offset[1:] < end[:-1]).any()) or bool((index.offset < 0).any()),
-        "a sample has no bytes": bool((index.size <= 0).any()),
-        f"samples end at byte {int(end.max())}, the shard has {shard.num_bytes}": bool(end.max() > shard.num_bytes),
-        "a member lies outside its sample": not bool(members_inside.all()),
-        "a key occurs twice": len(set(index.keys)) != len(index.keys),
-    }
-    found = [fault for fault, present in faults.items() if present]
-    if found:
-        raise ShardError(f"{url}: the index of {shard.name} is damaged: {'; '.join(found)}; rebuild the shard")
+def _folder(base_url: str) -> str:
+    """The folder of a manifest, given either."""
+    return store.parent(base_url) if base_url.endswith(".json") else base_url
 
 
-def read_index(manifest_base_url: str, shard: Shard) -> ShardIndex:
-    """Read the index of one shard of the manifest in (or at) `manifest_base_url`; digest and layout are checked."""
-    folder = store.parent(manifest_base_url) if manifest_base_url.endswith(".json") else manifest_base_url
-    url = store.join(folder, shard.index)
+def shard_url(manifest: Manifest, base_url: str, shard: Shard) -> str:
+    """Where a shard's tar is; `base_url` is the URL of the manifest or of its folder."""
+    return store.join(manifest.shards_url or _folder(base_url), shard.name)
+
+
+def read_index(base_url: str, shard: Shard) -> ShardIndex:
+    """Read the index of one shard of the manifest in (or at) `base_url`; digest and layout are checked."""
+    url = store.join(_folder(base_url), shard.index)
     data = store.read_bytes(url)
     found = hashlib.sha256(data).hexdigest()
     if found != shard.index_sha256:
-        raise ShardError(f"{url}: sha256 is {found}, the manifest says {shard.index_sha256}; rebuild the shard")
-    columns = ["key", "image_ext", "sha256", *_OFFSET_COLUMNS]
-    try:
-        # One thread: the columns of one shard are small, and readers have their own threads.
-        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
-        table = table.cast(pa.schema([INDEX_SCHEMA.field(name) for name in table.column_names]))
-        empty = [name for name in columns if table.column(name).null_count]
-        if empty:
-            raise ShardError(f"{url}: column {', '.join(empty)} has empty cells; rebuild the shard")
-        arrays = {name: table.column(name).to_numpy() for name in _OFFSET_COLUMNS}
-        texts = {name: table.column(name).to_pylist() for name in ("key", "image_ext", "sha256")}
-    except (pa.ArrowException, KeyError, OSError) as error:
-        raise ShardError(f"{url}: not an index ({error}); rebuild the shard") from error
-    if table.num_rows != shard.num_samples or table.num_rows == 0:
-        raise ShardError(f"{url}: {table.num_rows} samples, the manifest says {shard.num_samples}; rebuild the shard")
-    index = ShardIndex(keys=texts["key"], image_ext=texts["image_ext"], sha256=texts["sha256"], **arrays)
-    _check_layout(index, shard, url)
-    return index
+        raise ShardError(f"{url}: sha256 is {found}, the manifest says {shard.index_sha256}; {INDEX_CURE}")
+    return parse_index(data, url=url, shard=shard.name, num_samples=shard.num_samples, num_bytes=shard.num_bytes)

@@ -37,6 +37,14 @@ _RETRIES: dict[str, Any] = {
     },
 }
 
+# A range is continued by `pipeline.ranged`, which sees a break at once when obstore tries nothing itself. Its own
+# continuing pauses first, counts attempts and time from the beginning however much has come, and says nothing of it.
+_NO_RETRIES: dict[str, Any] = {**_RETRIES, "max_retries": 0}
+STALL_TIMEOUT_S = 15
+"""Seconds without a byte after which the request of a range is given up."""
+RANGE_TIMEOUT_S = 60
+"""Seconds after which a range still on its way is continued over another connection, which may be faster."""
+
 # obstore asks again five minutes before this is over; botocore keeps what it hands out valid for ten.
 _CREDENTIALS_TTL = timedelta(minutes=10)
 
@@ -52,6 +60,8 @@ class Bucket:
     filesystem: AbstractFileSystem
     objects: Any
     """obstore's own store of the bucket, for what fsspec has no words for: conditional puts."""
+    bodies: Any
+    """obstore's store for ranges: a body that breaks or stalls is the caller's to continue."""
     endpoint: str
     """Where requests go, for messages."""
     anonymous: bool
@@ -73,9 +83,9 @@ class _Credentials:
         }
 
 
-def _client_options(endpoint: str | None, ca_bundle: str | None, *, upload: bool) -> dict[str, Any]:
+def _client_options(endpoint: str | None, ca_bundle: str | None, timeout_s: int) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "timeout": f"{UPLOAD_TIMEOUT_S if upload else READ_TIMEOUT_S}s",
+        "timeout": f"{timeout_s}s",
         "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
         "allow_http": (endpoint or "").startswith("http://"),
     }
@@ -130,15 +140,18 @@ def open_bucket(bucket: str, *, upload: bool) -> Bucket:
         settings["skip_signature"] = True
     options: dict[str, Any] = {
         "config": settings,
-        "client_options": _client_options(endpoint, ca_bundle, upload=upload),
+        "client_options": _client_options(endpoint, ca_bundle, UPLOAD_TIMEOUT_S if upload else READ_TIMEOUT_S),
         "retry_config": _RETRIES,
         "credential_provider": None if credentials is None else _Credentials(credentials),
     }
     connect: Any = FsspecStore  # its overloads list every setting of every cloud, fsspec's own left out
     objects = S3Store(bucket, **options)
+    body_client = _client_options(endpoint, ca_bundle, RANGE_TIMEOUT_S) | {"read_timeout": f"{STALL_TIMEOUT_S}s"}
+    bodies = S3Store(bucket, **options | {"client_options": body_client, "retry_config": _NO_RETRIES})
     return Bucket(
         filesystem=BucketFiles(bucket, objects, connect("s3", **options, skip_instance_cache=True)),
         objects=objects,
+        bodies=bodies,
         endpoint=endpoint or f"Amazon S3 ({region})",
         anonymous=credentials is None,
     )

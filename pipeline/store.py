@@ -1,9 +1,9 @@
-"""Files and objects by path or URL: whole reads, ranged reads, atomic writes, listings.
+"""Files and objects by path or URL: whole reads, atomic writes, listings. The one door to every store.
 
 A plain path or file:// is local, s3:// goes through `pipeline.s3`, every other URL through the fsspec
-package that knows it. Whoever finds a name may read it whole: local files are written beside their
-place and renamed, objects are put in one piece. Every failure is a `StoreError` naming the URL.
-Safe to use from several threads.
+package that knows it (`pipeline.connections`); ranges are `pipeline.ranged`'s part, long files `pipeline.streamed`'s.
+Whoever finds a name may read it whole: local files are written beside their place and renamed, objects
+are put in one piece. Every failure is a `StoreError` naming the URL. Safe to use from several threads.
 """
 
 from __future__ import annotations
@@ -11,49 +11,47 @@ from __future__ import annotations
 import errno
 import glob
 import os
-import random
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import fsspec
 from fsspec import AbstractFileSystem
 
+from pipeline.connections import exists, filesystem, is_local, path_of, protocol, size, used
 from pipeline.errors import StoreError
-from pipeline.s3 import Bucket, open_bucket
-from pipeline.store_faults import Fault, classify, is_store_fault, translated
+from pipeline.ranged import RANGE_BUDGET_S, RangedFile, Watch, read_buffer, read_range, read_whole
+from pipeline.store_faults import Fault, classify, translated
+from pipeline.streamed import Stream, open_stream
 
-RANGE_BUDGET_S = 60.0
-"""Seconds over which a ranged read is tried again."""
-
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 10.0
+__all__ = [
+    "RANGE_BUDGET_S",
+    "RangedFile",
+    "Stream",
+    "Watch",
+    "check_writable",
+    "delete",
+    "exists",
+    "filesystem",
+    "is_local",
+    "join",
+    "list_names",
+    "move_file",
+    "open_stream",
+    "parent",
+    "put_file",
+    "read_buffer",
+    "read_bytes",
+    "read_range",
+    "size",
+    "write_bytes",
+]
 
 # Here a put is one atomic request; elsewhere files are written under another name and moved.
 _OBJECT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "r2", "hf"})
-
-_jitter = random.Random()
-_buckets: dict[tuple[int, str, bool], Bucket] = {}
-_buckets_lock = threading.Lock()
-
-
-def _protocol(url: str) -> str:
-    """ "s3://b/k" -> "s3"; "" for a plain path."""
-    return url.split("://", 1)[0] if "://" in url else ""
-
-
-def is_local(url: str) -> bool:
-    """Whether `url` names something on this machine's file system."""
-    return _protocol(url) in {"", "file", "local"}
-
-
-def _local_path(url: str) -> Path:
-    return Path(url.split("://", 1)[1] if "://" in url else url)
 
 
 def join(base: str, *names: str) -> str:
@@ -71,47 +69,6 @@ def parent(url: str) -> str:
     if sep:
         return f"{scheme}{sep}{head or ('/' if slash else path)}"
     return head or ("/" if slash else ".")
-
-
-def _bucket(url: str, *, upload: bool) -> Bucket:
-    """The connection for an s3:// URL, kept per bucket; uploads have their own, with longer time-outs."""
-    name = url.split("://", 1)[1].split("/", 1)[0]
-    if not name:
-        raise StoreError(f"{url}: the bucket's name is missing; expected s3://bucket/prefix")
-    key = (os.getpid(), name, upload)
-    with _buckets_lock:
-        if key not in _buckets:
-            _buckets[key] = open_bucket(name, upload=upload)
-        return _buckets[key]
-
-
-def _opened(url: str, *, upload: bool = False) -> tuple[AbstractFileSystem, str, str]:
-    """File system, path in it, and the server's name for messages."""
-    if _protocol(url) in {"s3", "s3a"}:
-        bucket = _bucket(url, upload=upload)
-        if upload and bucket.anonymous:
-            raise StoreError(
-                f"{url}: cannot write: no AWS credentials were found; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-            )
-        return bucket.filesystem, url.split("://", 1)[1].rstrip("/"), bucket.endpoint
-    with translated(url, "open this kind of URL"):
-        filesystem, path = fsspec.core.url_to_fs(url)
-        return filesystem, path, ""
-
-
-def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
-    """The fsspec file system a URL belongs to, and the path in it."""
-    opened, path, _ = _opened(url)
-    return opened, path
-
-
-@contextmanager
-def _used(url: str, doing: str, *, upload: bool = False) -> Iterator[tuple[AbstractFileSystem, str]]:
-    """A remote file system whose failures inside the block become StoreErrors."""
-    opened, path, where = _opened(url, upload=upload)
-    with translated(url, doing, where):
-        yield opened, path
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -143,8 +100,8 @@ def _local_write(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _remote_write(url: str) -> Iterator[tuple[AbstractFileSystem, str]]:
     """File system and path to put to; what is put appears under `url` only after the block."""
-    with _used(url, "write", upload=True) as (opened, path):
-        if _protocol(url) in _OBJECT_PROTOCOLS:
+    with used(url, "write", upload=True) as (opened, path):
+        if protocol(url) in _OBJECT_PROTOCOLS:
             yield opened, path
             return
         part = f"{path}.part-{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
@@ -159,56 +116,17 @@ def _remote_write(url: str) -> Iterator[tuple[AbstractFileSystem, str]]:
 
 
 def read_bytes(url: str) -> bytes:
-    """The whole content."""
+    """The whole content; a remote store that falters is asked again for about a minute."""
     if is_local(url):
         with translated(url, "read"):
-            return _local_path(url).read_bytes()
-    with _used(url, "read") as (opened, path):
-        data: bytes = opened.cat_file(path)
-        return data
-
-
-def _read_range_once(url: str, start: int, length: int) -> bytes:
-    if is_local(url):
-        with _local_path(url).open("rb") as file:
-            file.seek(start)
-            return file.read(length)
-    opened, path, _ = _opened(url)
-    data: bytes = opened.cat_file(path, start=start, end=start + length)
-    return data
-
-
-def read_range(url: str, start: int, length: int) -> bytes:
-    """Exactly `length` bytes from `start`; tried again for about a minute when the store falters."""
-    if length == 0:
-        return b""
-    deadline = time.monotonic() + RANGE_BUDGET_S
-    pause_s = _FIRST_PAUSE_S
-    what = f"read {length} bytes at offset {start}"
-    while True:
-        try:
-            data = _read_range_once(url, start, length)
-        except Exception as error:
-            if not is_store_fault(error):
-                raise
-            fault, _ = classify(error)
-            if is_local(url) or not fault.may_pass or time.monotonic() + pause_s > deadline:
-                with translated(url, what, "" if is_local(url) else _opened(url)[2]):
-                    raise
-        else:
-            if len(data) == length:
-                return data
-            found = size(url)
-            if found is None or found < start + length or time.monotonic() + pause_s > deadline:
-                raise StoreError(f"{url}: cannot {what}: got {len(data)} bytes, the file has {found}; it is cut short")
-        time.sleep(pause_s * _jitter.uniform(0.5, 1.5))
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            return path_of(url).read_bytes()
+    return read_whole(url)
 
 
 def write_bytes(url: str, data: bytes) -> None:
     """Write a file or object; readers see the old content or the new, nothing between."""
     if is_local(url):
-        with translated(url, "write"), _local_write(_local_path(url)) as file:
+        with translated(url, "write"), _local_write(path_of(url)) as file:
             file.write(data)
         return
     with _remote_write(url) as (opened, path):
@@ -220,7 +138,7 @@ def put_file(local_path: str | Path, url: str) -> None:
     with translated(str(local_path), "read"), open(local_path, "rb") as source:
         num_bytes = os.fstat(source.fileno()).st_size
         if is_local(url):
-            with translated(url, "write"), _local_write(_local_path(url)) as file:
+            with translated(url, "write"), _local_write(path_of(url)) as file:
                 shutil.copyfileobj(source, file, 1 << 20)
             return
     with _remote_write(url) as (opened, path):
@@ -234,7 +152,7 @@ def move_file(local_path: str | Path, url: str) -> None:
     """Like `put_file`, but the local file is gone afterwards; within one file system nothing is copied."""
     if is_local(url):
         with translated(url, "write"):
-            target = _local_path(url)
+            target = path_of(url)
             target.parent.mkdir(parents=True, exist_ok=True)
             with open(local_path, "rb") as file:
                 os.fsync(file.fileno())
@@ -248,44 +166,13 @@ def move_file(local_path: str | Path, url: str) -> None:
     Path(local_path).unlink()
 
 
-def _info(url: str) -> dict[str, Any] | None:
-    """What the store says of a remote name, or None when there is none."""
-    with _used(url, "look up") as (opened, path):
-        opened.invalidate_cache()
-        try:
-            found: dict[str, Any] = opened.info(path)
-        except FileNotFoundError as error:
-            if classify(error)[0] is not Fault.MISSING:
-                raise
-            return None
-        return found
-
-
-def exists(url: str) -> bool:
-    """Whether there is a file, an object or a folder of this name."""
-    if is_local(url):
-        with translated(url, "look up"):
-            return _local_path(url).exists()
-    return _info(url) is not None
-
-
-def size(url: str) -> int | None:
-    """Bytes of a file or object; None when there is none of this name."""
-    if is_local(url):
-        with translated(url, "look up"):
-            local = _local_path(url)
-            return local.stat().st_size if local.is_file() else None
-    found = _info(url)
-    return None if found is None or found["type"] == "directory" else int(found["size"])
-
-
 def list_names(url: str) -> list[str]:
     """Base names of what is in a folder, sorted; [] when there is no such folder."""
     if is_local(url):
         with translated(url, "list"):
-            folder = _local_path(url)
+            folder = path_of(url)
             return sorted(os.listdir(folder)) if folder.exists() else []
-    with _used(url, "list") as (opened, path):
+    with used(url, "list") as (opened, path):
         opened.invalidate_cache()
         try:
             entries = opened.ls(path, detail=False)
@@ -301,9 +188,9 @@ def delete(url: str) -> None:
     """Remove a file or object; nothing happens when there is none."""
     if is_local(url):
         with translated(url, "delete"):
-            _local_path(url).unlink(missing_ok=True)
+            path_of(url).unlink(missing_ok=True)
         return
-    with _used(url, "delete", upload=True) as (opened, path), suppress(FileNotFoundError):
+    with used(url, "delete", upload=True) as (opened, path), suppress(FileNotFoundError):
         opened.rm_file(path)
 
 

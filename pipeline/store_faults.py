@@ -19,6 +19,12 @@ _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
 # obstore puts a second, nested account of the error behind this line.
 _DEBUG = "\n\nDebug source"
+# What obstore says of a body that broke, and in our words.
+_BREAKS = {
+    "ConnectionReset": "connection reset",
+    "IncompleteBody": "the connection was closed early",
+    "TimedOut": "no more bytes came in time",
+}
 _CONNECTION = (
     "Connection refused",
     "dns error",
@@ -30,6 +36,10 @@ _CONNECTION = (
     "No route to host",
     "Connection reset",
 )
+
+
+class BrokenBodyError(Exception):
+    """An answer of a store ended before it was complete."""
 
 
 class Fault(Enum):
@@ -48,6 +58,7 @@ class Fault(Enum):
     WRONG_REGION = "the bucket is in another region: set AWS_REGION to the bucket's"
     RANGE = "the range lies outside the object: it is shorter than expected"
     UNREACHABLE = "the store cannot be reached: check the network and AWS_ENDPOINT_URL (http or https, host, port)"
+    UNSTEADY = "the store or the network falters: run the same command again when it has recovered"
     DISK_FULL = "the disk is full: free some space, then run the same command again"
     READ_ONLY = "it is not writable: check the permissions, or choose another folder"
     NOT_A_FOLDER = "a file stands where a folder is needed: choose another path"
@@ -57,7 +68,7 @@ class Fault(Enum):
     @property
     def may_pass(self) -> bool:
         """Whether trying the same again a little later makes sense."""
-        return self in {Fault.UNREACHABLE, Fault.OTHER}
+        return self in {Fault.UNREACHABLE, Fault.UNSTEADY, Fault.OTHER}
 
 
 _BY_CODE = {
@@ -76,7 +87,13 @@ _BY_CODE = {
     "InvalidRange": Fault.RANGE,
     "QuotaExceeded": Fault.DISK_FULL,
 }
-_BY_STATUS = {"401": Fault.CREDENTIALS, "403": Fault.DENIED, "404": Fault.MISSING, "416": Fault.RANGE}
+_BY_STATUS = {
+    "401": Fault.CREDENTIALS,
+    "403": Fault.DENIED,
+    "404": Fault.MISSING,
+    "416": Fault.RANGE,
+    **dict.fromkeys(("429", "500", "502", "503", "504"), Fault.UNSTEADY),
+}
 _BY_ERRNO = {
     errno.ENOSPC: Fault.DISK_FULL,
     errno.EDQUOT: Fault.DISK_FULL,
@@ -93,14 +110,22 @@ def classify(error: BaseException) -> tuple[Fault, str]:
     """The kind of failure and what was found, in few words."""
     whole = str(error)
     text = whole.split(_DEBUG)[0].strip()
-    code, status = _CODE.search(whole), _STATUS.search(text)
+    code = _CODE.search(whole)
+    matched = _STATUS.search(text)
+    # aiohttp, which fsspec's http file system uses, has the number as a field.
+    status = matched[1] if matched else str(getattr(error, "status", ""))
     if code and code[1] in _BY_CODE:
         # A put into a missing bucket comes as FileNotFoundError: the code is the better witness.
         return _BY_CODE[code[1]], code[1]
-    if status and status[1] in _BY_STATUS:
-        return _BY_STATUS[status[1]], f"HTTP {status[1]}"
+    if status in _BY_STATUS:
+        return _BY_STATUS[status], f"HTTP {status}"
     if "redirect" in text and "region" in text:
         return Fault.WRONG_REGION, text
+    if isinstance(error, BrokenBodyError):
+        return Fault.UNSTEADY, text
+    if "response body error" in text:
+        cause = next((words for phrase, words in _BREAKS.items() if phrase in whole), "")
+        return Fault.UNSTEADY, f"the answer broke off ({cause})" if cause else "the answer broke off"
     if "error sending request" in text or "error trying to connect" in text or isinstance(error, ConnectionError):
         cause = next((phrase for phrase in _CONNECTION if phrase in whole), "")
         return Fault.UNREACHABLE, f"no connection ({cause})" if cause else text

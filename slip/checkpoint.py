@@ -41,12 +41,13 @@ class State:
     optimizer: dict[str, Any]
     config: dict[str, Any]
     """The run's `TrainConfig` as plain data."""
-    manifest_sha256: str
+    data_sha256: str
+    """What was trained on: `slip.data.source.Source.digest`."""
     objective: str
     lanes: int
     """Ordered streams an epoch was cut into (the number in use, never 0)."""
     versions: dict[str, str] = field(default_factory=_versions)
-    format: int = 1
+    format: int = 2
 
 
 def name_of(step: int) -> str:
@@ -125,11 +126,11 @@ def differences(state: State, config: TrainConfig) -> dict[str, tuple[Any, Any]]
     return {name: (was.get(name), now.get(name)) for name in names if was.get(name) != now.get(name)}
 
 
-def check(state: State, url: str, config: TrainConfig, *, manifest_sha256: str, lanes: int) -> None:
+def check(state: State, url: str, config: TrainConfig, *, data_sha256: str, lanes: int) -> None:
     """Refuse a checkpoint with which `config` cannot go on: CheckpointError names what differs."""
     changed = {name: pair for name, pair in differences(state, config).items() if name.startswith(_FIXED)}
-    if state.manifest_sha256 != manifest_sha256:
-        changed["data set (sha256 of the manifest)"] = (state.manifest_sha256, manifest_sha256)
+    if state.data_sha256 != data_sha256:
+        changed["data (sha256 of the manifest)"] = (state.data_sha256, data_sha256)
     if state.lanes != lanes:
         changed["data.lanes"] = (state.lanes, lanes)
     if changed:

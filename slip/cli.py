@@ -22,6 +22,11 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "train": Verb(module="slip.train", help="train CLIP, SimCLR or SLIP on sealed shards"),
+    "index": Verb(
+        module="slip.index_shards", help="make a manifest for WebDataset tars of others, by one pass over them"
+    ),
+    "ledger": Verb(module="slip.ledger", help="prove from a run's ledger that each sample was used once per epoch"),
+    "inspect": Verb(module="slip.inspect_data", help="show counts, shuffle quality and a grid of a data set's samples"),
 }
 
 

@@ -19,19 +19,34 @@ TowerName = Literal["tiny", "vits16", "vitb16", "vitl16"]
 class DataConfig:
     """Which samples a step sees, and how they get there."""
 
-    manifest: str = "data/yfcc15m-sample/manifest.json"
-    """Path or URL of the data set's manifest, written by pipeline/build_yfcc15m.py."""
+    manifest: tuple[str, ...] = ("data/yfcc15m-sample/manifest.json",)
+    """Path or URL of the data set's manifest, written by pipeline/build_yfcc15m.py or `slip index`; several are mixed.
+    A brace pattern of .tar files instead reads them without a manifest, and then nothing is exact."""
+    weights: tuple[float, ...] = ()
+    """Relative share of each manifest in the samples of a run, e.g. 3 1; none = by their sizes."""
+    samples_per_epoch: int = 0
+    """Samples that count as an epoch when tars are read without a manifest."""
     lanes: int = 0
-    """Ordered streams an epoch is cut into; must divide the global batch and be a multiple of the world size.
-    0 = the largest divisor of the global batch that is at most 256."""
+    """Ordered streams an epoch is cut into. More lanes mix a batch from more places and hold more memory.
+    0 = the largest divisor of the global batch that gives each lane 4 samples a batch, at most 256."""
     shuffle_window: int = 128
     """Samples of a lane that are shuffled together (one ranged read each)."""
     workers: int = 2
-    """Threads per process that decode and augment."""
+    """Threads per process that decode and augment; 0 = none, batches are prepared when they are asked for."""
     prefetch_batches: int = 2
     """Batches prepared ahead of the one in use."""
+    connections: int = 8
+    """Ranged requests in flight per process."""
+    prefetch_mb: int = 512
+    """MB (10^6 bytes) of samples a process reads ahead, beyond the windows of the batches in preparation."""
+    cache: str | None = None
+    """Local folder that keeps what was read from a remote store, shared by all processes of a node. None: no cache."""
+    cache_gb: float = 100.0
+    """GB (10^9 bytes) the cache may take. A full one keeps what it has."""
     max_damaged: int = 0
-    """Damaged samples tolerated (skipped, replaced, counted) before the run stops."""
+    """Damaged samples tolerated (replaced and counted, over all processes) before the run stops."""
+    stall_warn_s: float = 30.0
+    """Seconds of waiting for a batch after which the log says which shard, offset and thread it waits for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +129,8 @@ class TrainConfig:
     """Folder or URL of the run: config.json, metrics.jsonl, tensorboard/, checkpoints/."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the towers; auto = bf16 on a GPU, fp32 on a CPU. Losses are always float32."""
+    ledger: bool = False
+    """Note the samples of every step in OUTPUT/ledger, for `slip ledger verify` (some 2 bytes a sample)."""
     seed: int = 0
     """Seed of initialisation, sample order, caption choice and augmentation."""
     log_every: int = 10
@@ -129,7 +146,7 @@ class TrainConfig:
         for name, value in (
             ("--optim.global-batch", self.optim.global_batch),
             ("--data.shuffle-window", self.data.shuffle_window),
-            ("--data.workers", self.data.workers),
+            ("--data.connections", self.data.connections),
             ("--log-every", self.log_every),
             ("--checkpoint-every", self.checkpoint_every),
             ("--keep-checkpoints", self.keep_checkpoints),
@@ -138,6 +155,16 @@ class TrainConfig:
         ):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
+        for name, value in (
+            ("--data.workers", self.data.workers),
+            ("--data.prefetch-batches", self.data.prefetch_batches),
+            ("--data.prefetch-mb", self.data.prefetch_mb),
+            ("--data.max-damaged", self.data.max_damaged),
+        ):
+            if value < 0:
+                raise ConfigError(f"{name} is {value}; it must be at least 0")
+        if self.data.stall_warn_s <= 0:
+            raise ConfigError(f"--data.stall-warn-s is {self.data.stall_warn_s}; it must be positive")
         if self.optim.epochs <= 0:
             raise ConfigError(f"--optim.epochs is {self.optim.epochs}; it must be positive")
         if self.eval.zeroshot is not None and self.objective.name == "simclr":

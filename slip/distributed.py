@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -286,13 +286,19 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return reduce(x)
 
 
+def sum_over_ranks(counts: Sequence[int]) -> list[int]:
+    """Each count summed over the ranks, the same answer on all of them; every rank must bring equally many."""
+    if not dist.is_initialized():
+        return list(counts)
+    total = torch.tensor(list(counts), dtype=torch.int64, device=_collective_device())
+    dist.all_reduce(total)
+    found: list[int] = total.tolist()
+    return found
+
+
 def any_rank(flag: bool | Tensor) -> bool:
     """Whether the flag is set on at least one rank; the same answer on all of them."""
-    if not dist.is_initialized():
-        return bool(flag)
-    votes = torch.tensor(int(flag), device=_collective_device())
-    dist.all_reduce(votes)
-    return bool(votes.item() > 0)
+    return sum_over_ranks([int(bool(flag))])[0] > 0
 
 
 def all_ranks(flag: bool | Tensor) -> bool:

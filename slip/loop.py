@@ -24,15 +24,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.errors import DivergedError
-from pipeline.manifest import Manifest, load_manifest
+from pipeline.errors import DivergedError, ShardError
 from slip import checkpoint
 from slip.config import TrainConfig
 from slip.data.augment import normalise
 from slip.data.loader import Batch, Loader
-from slip.distributed import World, all_ranks, any_rank, init_world, mean_over_ranks, shutdown
+from slip.data.opening import open_source
+from slip.data.source import Source
+from slip.distributed import World, all_ranks, init_world, mean_over_ranks, shutdown, sum_over_ranks
 from slip.evaluate.datasets import LabelledSet, open_labelled_set
 from slip.evaluate.zeroshot import ZeroshotResult, evaluate_zeroshot
+from slip.ledger import Ledger, cut
 from slip.metrics import Metrics, StepClock, progress_line
 from slip.models.model import Embeddings, Model
 from slip.models.registry import build_model
@@ -93,13 +95,13 @@ def _parallel(model: Model, world: World) -> nn.Module:
     return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
 
 
-def _resume(config: TrainConfig, manifest: Manifest, lanes: int, model: Model, optimizer: torch.optim.Optimizer) -> int:
+def _resume(config: TrainConfig, source: Source, model: Model, optimizer: torch.optim.Optimizer) -> int:
     """Load the newest checkpoint of the run, if any, and return the number of steps already done."""
     url = checkpoint.newest(config.output)
     if url is None:
         return 0
     state = checkpoint.load(url)
-    checkpoint.check(state, url, config, manifest_sha256=manifest.sha256, lanes=lanes)
+    checkpoint.check(state, url, config, data_sha256=source.digest, lanes=source.lanes)
     model.load_state_dict(state.model)
     optimizer.load_state_dict(state.optimizer)
     logger.info("resuming from %s: %d steps and %d samples are done", url, state.step, state.samples)
@@ -108,18 +110,16 @@ def _resume(config: TrainConfig, manifest: Manifest, lanes: int, model: Model, o
     return state.step
 
 
-def _save(
-    step: int, config: TrainConfig, manifest: Manifest, lanes: int, model: Model, optimizer: torch.optim.Optimizer
-) -> str:
+def _save(step: int, config: TrainConfig, source: Source, model: Model, optimizer: torch.optim.Optimizer) -> str:
     state = checkpoint.State(
         step=step,
         samples=step * config.optim.global_batch,
         model=model.state_dict(),
         optimizer=optimizer.state_dict(),
         config=dataclasses.asdict(config),
-        manifest_sha256=manifest.sha256,
+        data_sha256=source.digest,
         objective=config.objective.name,
-        lanes=lanes,
+        lanes=source.lanes,
     )
     return checkpoint.save(state, config.output, keep=config.keep_checkpoints)
 
@@ -142,6 +142,14 @@ def _diverged(
     return DivergedError(
         f"step {step + 1}: the loss is not finite on all ranks; on rank {world.rank}: {values}; samples {named}; "
         f"the newest checkpoint is {latest or 'none'}: run again with a lower --optim.lr to go on from there"
+    )
+
+
+def _too_damaged(num_damaged: int, config: TrainConfig) -> ShardError:
+    return ShardError(
+        f"{' '.join(config.data.manifest)}: {num_damaged} damaged samples on all ranks (each is named in the log), "
+        f"--data.max-damaged allows {config.data.max_damaged}: repair the data set "
+        "(build_yfcc15m.py --stage repair), or raise the limit"
     )
 
 
@@ -172,17 +180,39 @@ def _measured(terms: dict[str, Tensor], model: Model, world: World) -> dict[str,
     }
 
 
-def _describe(config: TrainConfig, manifest: Manifest, model: Model, world: World, steps_per_epoch: int) -> None:
+def _describe(config: TrainConfig, source: Source, model: Model, world: World, last_step: int) -> None:
     logger.info(
-        "%s with tower %s (%.1f M parameters) on %s: %d samples in %d shards",
+        "%s with tower %s (%.1f M parameters) on %s",
         *(config.objective.name, config.model.tower, sum(p.numel() for p in model.parameters()) / 1e6),
-        *(config.data.manifest, manifest.num_samples, len(manifest.shards)),
+        source.describe(),
     )
     logger.info(
-        "%d steps of %d samples (%g epochs of %d steps); %d ranks on %s; torch %s, Pillow %s; output %s",
-        *(total_steps(config.optim, steps_per_epoch=steps_per_epoch), config.optim.global_batch, config.optim.epochs),
-        *(steps_per_epoch, world.world_size, world.device.type, torch.__version__, PIL.__version__, config.output),
+        "%d steps of %d samples (%g epochs of %.6g steps); %d ranks on %s; torch %s, Pillow %s; output %s",
+        *(last_step, config.optim.global_batch, config.optim.epochs, source.num_samples / config.optim.global_batch),
+        *(world.world_size, world.device.type, torch.__version__, PIL.__version__, config.output),
     )
+
+
+def _open_ledger(config: TrainConfig, source: Source, world: World, step: int) -> Ledger | None:
+    """The ledger, where it is wanted, without what was noted after the checkpoint this run goes on from."""
+    if not config.ledger:
+        return None
+    if world.main_rank:
+        cut(config.output, step)
+    return Ledger(
+        config.output,
+        rank=world.rank,
+        world_size=world.world_size,
+        digest=source.digest,
+        seed=config.seed,
+        global_batch=config.optim.global_batch,
+    )
+
+
+def _ends_epochs(step: int, config: TrainConfig, source: Source) -> bool:
+    """Whether the step is the first after which another `eval.every_epochs` epochs are whole."""
+    batch, every = config.optim.global_batch, source.num_samples * config.eval.every_epochs
+    return step * batch // every > (step - 1) * batch // every
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -192,23 +222,25 @@ def train(config: TrainConfig) -> TrainResult:
     for bit, however often the run was stopped and resumed in between.
     """
     world = init_world()
-    manifest = load_manifest(config.data.manifest)
     labelled = open_labelled_set(config.eval.zeroshot) if config.eval.zeroshot is not None else None
     objective = find_objective(config.objective)
-    loader = Loader(config, manifest, objective.views, world.rank, world.world_size, needs_text=objective.needs_text)
-    steps_per_epoch, lanes = loader.steps_per_epoch, loader.plan.lanes
+    source = open_source(config, world.rank, world.world_size, needs_text=objective.needs_text)
+    loader = Loader(config, source, objective.views, needs_text=objective.needs_text)
+    global_batch = config.optim.global_batch
+    steps_per_epoch = source.num_samples / global_batch
     last_step = total_steps(config.optim, steps_per_epoch=steps_per_epoch)
     if config.max_steps is not None:
         last_step = min(last_step, config.max_steps)
 
     model = build_model(config.model, config.objective, seed=config.seed).to(world.device)
     optimizer = build_optimizer(model, config.optim)
-    _describe(config, manifest, model, world, steps_per_epoch)
-    step = _resume(config, manifest, lanes, model, optimizer)
+    _describe(config, source, model, world, last_step)
+    step = _resume(config, source, model, optimizer)
+    ledger = _open_ledger(config, source, world, step)
     network = _parallel(model, world)
     metrics = Metrics(config, resume_step=step, enabled=world.main_rank)
-    clock = StepClock(global_batch=config.optim.global_batch)
-    batches = loader.batches(step, last_step)
+    clock = StepClock(global_batch=global_batch)
+    batches = loader.batches(step * global_batch, last_step * global_batch)
     zeroshot: ZeroshotResult | None = None
     if step >= last_step:
         logger.info("this run is finished: %d of %d steps are done", step, last_step)
@@ -236,28 +268,37 @@ def train(config: TrainConfig) -> TrainResult:
             set_lr(optimizer, lr)
             optimizer.step()
             model.clamp_logit_scale()
+            if ledger is not None:
+                ledger.add(step, batch.planned_ids, batch.sample_ids.numpy(), batch.epochs)
             step += 1
             clock.add(step_s=time.perf_counter() - began, data_s=data_s)
 
             # Ranks hear a signal at different moments; all stop after the same step.
-            stopped = any_rank(stop.name is not None)
+            num_signalled, num_damaged = sum_over_ranks([int(stop.name is not None), loader.num_damaged])
+            stopped = num_signalled > 0
+            if num_damaged > config.data.max_damaged:
+                raise _too_damaged(num_damaged, config)
             if step % config.log_every == 0 or step == last_step or stopped:
                 images_per_s, wait_s, wait_share = clock.take()
                 record = {"step": step, "epoch": step / steps_per_epoch} | _measured(terms, model, world)
-                record |= {"lr": lr, "images_per_s": images_per_s, "time/data_s": wait_s}
+                record |= {"lr": lr, "images_per_s": images_per_s, "time/data_s": wait_s, "data/damaged": num_damaged}
                 metrics.write(record)
                 eta_s = clock.eta_s(last_step - step)
                 logger.info("%s", progress_line(record, steps=last_step, data_share=wait_share, eta_s=eta_s))
 
-            ends_epoch = step % (steps_per_epoch * config.eval.every_epochs) == 0
-            if labelled is not None and not stopped and (ends_epoch or step == last_step):
+            if labelled is not None and not stopped and (_ends_epochs(step, config, source) or step == last_step):
                 zeroshot = _evaluate(labelled, model, config, world)
                 metrics.write({"step": step, "zeroshot/top1": zeroshot.top1, "zeroshot/top5": zeroshot.top5})
 
-            if world.main_rank and (step % config.checkpoint_every == 0 or step == last_step or stopped):
-                url = _save(step, config, manifest, lanes, model, optimizer)
-                metrics.put()
-                logger.info("step %d: wrote %s", step, url)
+            if step % config.checkpoint_every == 0 or step == last_step or stopped:
+                if ledger is not None:
+                    # A checkpoint vouches for the steps before it: every rank has noted them before it appears.
+                    ledger.flush()
+                    sum_over_ranks([0])
+                if world.main_rank:
+                    url = _save(step, config, source, model, optimizer)
+                    metrics.put()
+                    logger.info("step %d: wrote %s", step, url)
 
         if stopped and step < last_step:
             why = stop.name or "a signal to another rank"
@@ -266,5 +307,5 @@ def train(config: TrainConfig) -> TrainResult:
     top1 = zeroshot.top1 if zeroshot is not None else None
     if step >= last_step:
         accuracy = f"; zero-shot accuracy {top1:.1%}" if top1 is not None else ""
-        logger.info("done: %d steps, %d samples; %s%s", step, step * config.optim.global_batch, config.output, accuracy)
-    return TrainResult(steps=step, samples=step * config.optim.global_batch, zeroshot=top1, output=config.output)
+        logger.info("done: %d steps, %d samples; %s%s", step, step * global_batch, config.output, accuracy)
+    return TrainResult(steps=step, samples=step * global_batch, zeroshot=top1, output=config.output)

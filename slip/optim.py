@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from slip.config import OptimConfig
 
 
-def total_steps(config: OptimConfig, *, steps_per_epoch: int) -> int:
-    """Optimizer steps of a whole run, at least one: 2.5 epochs of 10 steps -> 25."""
-    return max(1, round(config.epochs * steps_per_epoch))
+def total_steps(config: OptimConfig, *, steps_per_epoch: float) -> int:
+    """Optimizer steps of a whole run, enough for its last epoch to be whole: 2 epochs of 10.25 steps -> 21."""
+    # The product of an epoch's samples and a binary fraction may lie a rounding error above a whole number of steps.
+    return max(1, math.ceil(config.epochs * steps_per_epoch * (1 - 1e-12)))
 
 
-def lr_at(step: int, config: OptimConfig, *, steps_per_epoch: int) -> float:
+def lr_at(step: int, config: OptimConfig, *, steps_per_epoch: float) -> float:
     """Learning rate of optimizer step `step`, counted from 0.
 
     Counted in samples, s = step * global_batch, with w in the warm-up and e before the last step:

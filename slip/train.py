@@ -52,11 +52,14 @@ def parse(argv: Sequence[str]) -> TrainConfig:
 
 def _check_manifest(url: str) -> None:
     """Say at once that there is nothing to train on, and how to get it."""
+    # Not at the top: --help needs none of what comes with it.
+    from slip.data.opening import is_pattern
+
     manifest = url if url.endswith(".json") else store.join(url, "manifest.json")
-    if not store.exists(manifest):
+    if not is_pattern(url) and not store.exists(manifest):
         raise ManifestError(
-            f"{manifest}: no manifest there; build the embedded sample with `python pipeline/build_yfcc15m.py`, "
-            "or name the one of your shards with --data.manifest"
+            f"{manifest}: no manifest there; build the embedded sample with `python pipeline/build_yfcc15m.py`, name "
+            "the one of your shards with --data.manifest, or make one for tars that have none with `slip index`"
         )
 
 
@@ -68,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         config = parse(sys.argv[1:] if argv is None else argv)
-        _check_manifest(config.data.manifest)
+        for url in config.data.manifest:
+            _check_manifest(url)
 
         # Takes seconds, hence not at the top.
         from slip.loop import train

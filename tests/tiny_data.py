@@ -1,6 +1,7 @@
-"""A tiny sealed data set and a labelled one, written with plain tarfile so that tests do not lean on the build.
+"""Tiny sealed data sets and a labelled one, written with plain tarfile so that tests do not lean on the build.
 
-Pictures are noisy squares of one colour, captions name it: a model learns the colours within a few dozen steps.
+`write_set` takes any samples. Those of `write_shards` are noisy squares of one colour, captions name it: a model learns
+the colours within a few dozen steps.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -44,28 +45,27 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> tuple[int, int]:
     return offset + 512, len(data)
 
 
-def _write_shard(folder: Path, name: str, numbers: Iterable[int]) -> Shard:
-    buffer, rows = io.BytesIO(), []
+def write_shard(folder: Path, name: str, samples: Iterable[tuple[str, dict[str, bytes]]]) -> Shard:
+    """Write NAME.tar and NAME.parquet; a sample is (key, {extension: content}), its members in this order."""
+    buffer = io.BytesIO()
+    rows: list[dict[str, object]] = []
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for number in numbers:
-            key, caption = f"{number:06d}", f"a {colour_of(number)} picture"
-            content = {"title": caption, "description": "", "title_usable": True, "description_usable": False}
+        for key, members in samples:
+            start = tar.offset
             blank = {pa.string(): "", pa.bool_(): False}
             row: dict[str, object] = {field.name: blank.get(field.type, 0) for field in INDEX_SCHEMA}
-            row |= {"key": key, "image_ext": "jpg", "offset": tar.offset}
-            for kind, extension, data in (
-                ("image", "jpg", picture(colour_of(number), number)),
-                ("json", "json", json.dumps(content).encode()),
-                ("txt", "txt", caption.encode()),
-            ):
+            row |= {"key": key, "offset": start}
+            for extension, data in members.items():
+                kind = extension if extension in {"txt", "json"} else "image"
+                if kind == "image":
+                    row["image_ext"] = extension
                 row[f"{kind}_offset"], row[f"{kind}_size"] = _add(tar, f"{key}.{extension}", data)
-            rows.append((row, tar.offset))
+            written = bytes(buffer.getbuffer()[start : tar.offset])
+            row |= {"size": len(written), "sha256": hashlib.sha256(written).hexdigest()}
+            rows.append(row)
     data = buffer.getvalue()
-    for row, end in rows:
-        start = int(str(row["offset"]))
-        row |= {"size": end - start, "sha256": hashlib.sha256(data[start:end]).hexdigest()}
     (folder / f"{name}.tar").write_bytes(data)
-    pq.write_table(pa.Table.from_pylist([row for row, _ in rows], schema=INDEX_SCHEMA), folder / f"{name}.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), folder / f"{name}.parquet")
     return Shard(
         name=f"{name}.tar",
         num_samples=len(rows),
@@ -76,13 +76,14 @@ def _write_shard(folder: Path, name: str, numbers: Iterable[int]) -> Shard:
     )
 
 
-def write_shards(folder: Path, counts: Iterable[int]) -> str:
-    """A sealed data set with so many samples in each shard; its manifest's path."""
-    folder.mkdir(parents=True)
+def write_set(folder: Path, counts: Iterable[int], sample: Callable[[int], dict[str, bytes]]) -> Manifest:
+    """A sealed data set with so many samples in each shard; `sample` gives the members of sample number n."""
+    folder.mkdir(parents=True, exist_ok=True)
     shards: list[Shard] = []
     first = 0
     for i, count in enumerate(counts):
-        shards.append(_write_shard(folder, f"{i:05d}", range(first, first + count)))
+        samples = ((f"{n:06d}", sample(n)) for n in range(first, first + count))
+        shards.append(write_shard(folder, f"{i:05d}", samples))
         first += count
     manifest = Manifest(
         name="tiny",
@@ -94,6 +95,19 @@ def write_shards(folder: Path, counts: Iterable[int]) -> str:
         shards=tuple(shards),
     )
     write_manifest(manifest, str(folder))
+    return manifest
+
+
+def _coloured(number: int) -> dict[str, bytes]:
+    caption = f"a {colour_of(number)} picture"
+    content = {"title": caption, "description": "", "title_usable": True, "description_usable": False}
+    image = picture(colour_of(number), number)
+    return {"jpg": image, "json": json.dumps(content).encode(), "txt": caption.encode()}
+
+
+def write_shards(folder: Path, counts: Iterable[int]) -> str:
+    """A sealed data set of coloured pictures with so many in each shard; its manifest's path."""
+    write_set(folder, counts, _coloured)
     return str(folder / "manifest.json")
 
 

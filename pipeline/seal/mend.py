@@ -67,7 +67,13 @@ def _mend_card(config: BuildConfig, manifest: Manifest) -> None:
 def _manifest(config: BuildConfig, work: Path, data_name: str | None) -> Manifest:
     """The output's manifest; a lost or unreadable one is made again from the work folder."""
     try:
-        return load_manifest(config.output)
+        manifest = load_manifest(config.output)
+        if manifest.shards_url is None:
+            return manifest
+        raise InputError(
+            f"{config.output}: its tars are those of others, in {manifest.shards_url}; fetch damaged ones again and "
+            "run slip index with the same --output"
+        )
     except ManifestError as error:
         funnel = read_funnel(work)
         if funnel is None:

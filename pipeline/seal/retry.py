@@ -139,7 +139,7 @@ def _old_pictures(config: BuildConfig, work: Path, unit: int, old: Sequence[Row]
         return
     shard, url = entry.shard, store.join(config.output, entry.shard.name)
     index = read_index(config.output, shard)
-    if index.keys != [row["key"] for row in old]:
+    if index.keys.to_pylist() != [row["key"] for row in old]:
         raise ShardError(
             f"{url}: its samples are not those {outcomes_path(work, unit)} names; run --stage repair first"
         )

@@ -9,7 +9,6 @@ Where samples come from and where shards go is `pipeline.seal.seal`'s part.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -18,20 +17,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import ShardError
 from pipeline.manifest import INDEX_SCHEMA, Shard
 from pipeline.records import unit_name
+from pipeline.shard_index import index_bytes
 from pipeline.store_faults import translated
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 RECORD_BYTES = tarfile.RECORDSIZE
 MAX_NAME_BYTES = 100
 MAX_MEMBER_BYTES = 8**11 - 1
-
-# Few different values: the others would only make the dictionary larger than the column.
-_REPEATING_COLUMNS = ["image_ext", "user", "license", "license_url", "date_taken"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,14 +204,6 @@ def image_offsets(samples: Sequence[Sample], *, is_resized: bool) -> list[int]:
         sizes = (sample.image_size, len(sample_json(sample, is_resized=is_resized)), len(caption(sample).encode()))
         offset += sum(BLOCK_BYTES + padded(size) for size in sizes)
     return starts
-
-
-def index_bytes(index: pa.Table) -> bytes:
-    """The index as Parquet."""
-    sink = io.BytesIO()
-    # Without the Arrow schema, which would only repeat the columns.
-    pq.write_table(index, sink, compression="zstd", store_schema=False, use_dictionary=_REPEATING_COLUMNS)
-    return sink.getvalue()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

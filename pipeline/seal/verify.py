@@ -2,8 +2,9 @@
 
 In: the manifest of an output. Out: a list of `Damage`, empty when all is as the manifest says. A shard is read
 once and compared with its digest; only when that differs is it read again to find the samples, by the digests in
-its index. An index is compared with the manifest first: a damaged one is named and not believed. Nothing is
-changed here; that is the part of `pipeline.seal.mend`.
+its index. An index is compared with the manifest first: a damaged one is named and not believed. Tars of others,
+which `slip index` made a manifest for, have no files for other tools beside them. Nothing is changed here; that is the
+part of `pipeline.seal.mend`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import io
 import logging
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 
@@ -22,11 +23,12 @@ import pyarrow.parquet as pq
 from pipeline import store
 from pipeline.config import BuildConfig
 from pipeline.errors import ShardError
-from pipeline.manifest import Manifest, Shard, load_manifest, read_index
+from pipeline.manifest import Manifest, Shard, load_manifest, read_index, shard_url
 from pipeline.progress import Progress
 from pipeline.seal.card import CARD_NAME
 from pipeline.seal.offsets import SIZES_NAME, idx_bytes, idx_name, sizes_bytes
 from pipeline.seal.shard_reader import pieces, read_spans
+from pipeline.shard_index import INDEX_CURE
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ def _check_index(base_url: str, shard: Shard) -> tuple[pa.Table | None, str]:
         read_index(base_url, shard)
         return pq.read_table(io.BytesIO(store.read_bytes(url))), ""
     except ShardError as error:
-        return None, str(error).removeprefix(f"{url}: ").removesuffix("; rebuild the shard")
+        return None, str(error).removeprefix(f"{url}: ").removesuffix(f"; {INDEX_CURE}")
 
 
 def _check_idx(base_url: str, shard: Shard, index: pa.Table) -> str:
@@ -86,9 +88,8 @@ def _check_idx(base_url: str, shard: Shard, index: pa.Table) -> str:
     return "" if store.read_bytes(url) == idx_bytes(index) else "its offsets are not those of the shard"
 
 
-def _check_tar(base_url: str, shard: Shard, index: pa.Table | None) -> tuple[str, tuple[str, ...]]:
+def _check_tar(url: str, shard: Shard, index: pa.Table | None) -> tuple[str, tuple[str, ...]]:
     """What is wrong with the tar, and with which samples; ("", ()) when nothing is."""
-    url = store.join(base_url, shard.name)
     num_bytes = store.size(url)
     if num_bytes is None:
         return "it is missing", ()
@@ -110,27 +111,34 @@ def _check_tar(base_url: str, shard: Shard, index: pa.Table | None) -> tuple[str
     return what if damaged else f"{what}; every sample is intact, the damage is at the end of the archive", damaged
 
 
-def check_shard(base_url: str, shard: Shard) -> list[Damage]:
-    """Compare a shard, its index and its offset index for others with the manifest's entry."""
+def check_shard(base_url: str, shard: Shard, url: str = "") -> list[Damage]:
+    """Compare a shard, its index and its offset index for others with the manifest's entry.
+
+    `url`: of a tar that lies elsewhere than its index; then there is no offset index for others.
+    """
     index, index_fault = _check_index(base_url, shard)
-    tar_fault, samples = _check_tar(base_url, shard, index)
-    idx_fault = "" if index is None else _check_idx(base_url, shard, index)
+    tar_fault, samples = _check_tar(url or store.join(base_url, shard.name), shard, index)
+    idx_fault = "" if index is None or url else _check_idx(base_url, shard, index)
     faults = ((shard.name, tar_fault, samples), (shard.index, index_fault, ()), (idx_name(shard.name), idx_fault, ()))
     return [Damage(shard=shard.name, file=file, samples=keys, what=what) for file, what, keys in faults if what]
 
 
-def _checks(base_url: str, shards: Sequence[Shard], processes: int) -> Iterator[tuple[Shard, list[Damage]]]:
+def _checks(base_url: str, manifest: Manifest, processes: int) -> Iterator[tuple[Shard, list[Damage]]]:
     """Check shards in up to `processes` processes; results in the order in which they come."""
+    shards = manifest.shards
+    urls = [shard_url(manifest, base_url, shard) if manifest.shards_url else "" for shard in shards]
     num_bytes = sum(shard.num_bytes for shard in shards)
     processes = min(processes, len(shards), num_bytes // BYTES_PER_PROCESS)
     if processes <= 1:
-        for shard in shards:
-            yield shard, check_shard(base_url, shard)
+        for shard, url in zip(shards, urls, strict=True):
+            yield shard, check_shard(base_url, shard, url)
         return
     # spawn: clients of object stores run threads of their own, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        futures = {pool.submit(check_shard, base_url, shard): shard for shard in shards}
+        futures = {
+            pool.submit(check_shard, base_url, shard, url): shard for shard, url in zip(shards, urls, strict=True)
+        }
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -172,13 +180,13 @@ def verify(config: BuildConfig) -> list[Damage]:
     manifest = load_manifest(base_url)
     found: dict[str, list[Damage]] = {}
     with Progress("verify", unit="bytes", total=manifest.num_bytes) as progress:
-        for shard, of_shard in _checks(base_url, manifest.shards, config.processes):
+        for shard, of_shard in _checks(base_url, manifest, config.processes):
             found[shard.name] = of_shard
             num_damaged = sum(map(bool, found.values()))
             progress.advance(shard.num_bytes, note=f"{num_damaged} of {len(found)} shards damaged")
     damages = [damage for shard in manifest.shards for damage in found[shard.name]]
-    for name, what in ((SIZES_NAME, _check_sizes(base_url, manifest)), (CARD_NAME, _check_card(base_url, manifest))):
-        if what:
+    for name, check in ((SIZES_NAME, _check_sizes), (CARD_NAME, _check_card)):
+        if manifest.shards_url is None and (what := check(base_url, manifest)):
             damages.append(Damage(shard=name, file=name, samples=(), what=what))
     for damage in damages:
         log.error("%s", damage)

@@ -63,9 +63,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _decode_plain_jpeg(data: bytes, max_pixels: int) -> Image.Image | None:
+def _decode_plain_jpeg(data: bytes | memoryview, max_pixels: int) -> Image.Image | None:
     """The picture, or None where simplejpeg is missing or Pillow should have a look."""
-    if simplejpeg is None or not data.startswith(b"\xff\xd8"):
+    if simplejpeg is None or bytes(data[:2]) != b"\xff\xd8":
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -81,7 +81,7 @@ def _decode_plain_jpeg(data: bytes, max_pixels: int) -> Image.Image | None:
         return None
 
 
-def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_rgb(data: bytes | memoryview, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a JPEG, PNG or WebP picture of at most `max_pixels` pixels."""
     plain = _decode_plain_jpeg(data, max_pixels)
     if plain is not None:

@@ -1,211 +1,250 @@
-"""Windows of the plan to raw samples: ranged reads of the shards, digests checked, the next window read ahead.
+"""Windows of the plan to raw samples: ranged reads of the shards, digests checked, read ahead by bytes.
 
-`SampleReader.window` gives a future of the samples of one window (see `slip.data.plan`), in the order of use. One
-ranged read fetches each consecutive piece of a shard; the offset index says where its samples lie, so no tar header is
-parsed. A sample whose bytes do not match their digest is read once more, alone; if it is still wrong it becomes a
-`DamagedSample`, and what to do about it is the loader's business. A shard or index that is missing
-or cannot be read is an error of the run (StoreError, ShardError).
+A window (see `slip.data.plan`) is one ranged read for each shard it touches; several are in flight. The offset index
+says where samples lie, so no tar header is parsed, and a sample's members are only taken out of the window's bytes when
+it is used. Windows are asked for in the order in which batches need them: what the batches handed out need is
+always asked for, and beyond that as many bytes as `prefetch_bytes` allows.
 
-Memory: two windows for every lane that is read here, the one in use and the next.
+A body that breaks is continued by `pipeline.store`. A sample whose bytes do not match their digest is read once more,
+alone; if it is still wrong it becomes a `DamagedSample`, and what to do about it is the loader's business. A
+shard or index that is missing or cannot be read is an error of the run (StoreError, ShardError).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import threading
-from collections import OrderedDict
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, overload
 
 from pipeline import store
-from pipeline.errors import ConfigError
-from pipeline.manifest import Manifest, Shard, ShardIndex, read_index
-from slip.data.plan import Plan
+from pipeline.manifest import ShardIndex
+from slip.data.cache import BlockCache
+from slip.data.indexes import IndexCache
+from slip.data.plan import Plan, Run, WindowKey
+from slip.data.samples import DamagedSample, RawSample, Window, cut_sample
+from slip.data.sets import Mix, PlacedShard
+from slip.data.source import Slot
 
 logger = logging.getLogger(__name__)
 
-READER_THREADS = 8
-"""Ranged requests in flight per process."""
-
 _SPARE_INDEXES = 16
+_MOST_NAMED = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawSample:
-    """One sample as it lies in its shard."""
+class _Unopened(NamedTuple):
+    """A sample's bytes as they came, not looked at yet."""
 
-    sample_id: int
-    shard: str
-    offset: int
-    key: str
-    image: bytes
-    image_ext: str
-    text: str
-    """The caption of the .txt member."""
-    title: str
-    """From the .json member; "" when there is none or it is not usable as a caption."""
-    description: str
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        """The captions to draw from, never empty."""
-        return tuple(text for text in (self.title, self.description) if text) or (self.text,)
+    data: memoryview
+    placed: PlacedShard
+    layout: ShardIndex
+    row: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DamagedSample:
-    """A sample whose bytes are not what was sealed."""
+class _LazyWindow(Sequence[RawSample | DamagedSample]):
+    """The samples of a window, checked and taken apart by whoever asks for them.
 
-    sample_id: int
-    shard: str
-    offset: int
-    key: str
-    detail: str
+    That is a decode thread, which has the bytes in its processor's cache then; the threads that read
+    only read.
+    """
 
+    def __init__(self, samples: Sequence[_Unopened], opener: Callable[[_Unopened], RawSample | DamagedSample]) -> None:
+        self._samples, self._opener = samples, opener
 
-Window = tuple[RawSample | DamagedSample, ...]
+    def __len__(self) -> int:
+        return len(self._samples)
 
-
-def _usable_texts(data: bytes) -> tuple[str, str]:
-    """Title and description out of a sample's .json, each "" unless it is a usable text."""
-    try:
-        content = json.loads(data)
-    except ValueError:
-        return "", ""
-    if not isinstance(content, dict):
-        return "", ""
-    title, description = (
-        text if content.get(f"{name}_usable", True) and isinstance(text := content.get(name), str) else ""
-        for name in ("title", "description")
-    )
-    return title.strip(), description.strip()
+    @overload
+    def __getitem__(self, number: int) -> RawSample | DamagedSample: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[RawSample | DamagedSample]: ...
+    def __getitem__(self, number: int | slice) -> RawSample | DamagedSample | Sequence[RawSample | DamagedSample]:
+        if isinstance(number, slice):
+            return _LazyWindow(self._samples[number], self._opener)
+        return self._opener(self._samples[number])
 
 
-def cut_sample(data: bytes, sample_id: int, shard: str, index: ShardIndex, row: int) -> RawSample:
-    """Take a sample's members out of its bytes in the tar (which start at the index's `offset`)."""
-    offset = int(index.offset[row])
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Reading:
+    """A ranged read under way, for whoever asks what a stall waits for."""
 
-    def member(start: int, size: int) -> bytes:
-        return data[start - offset : start - offset + size]
+    url: str
+    start: int
+    length: int
+    purpose: str
+    """ "lane 17", or which sample is read again."""
+    thread: str
+    last: float
+    """time.monotonic() when bytes came last."""
+    got: int = 0
+    attempt: int = 1
 
-    title, description = _usable_texts(member(int(index.json_offset[row]), int(index.json_size[row])))
-    return RawSample(
-        sample_id=sample_id,
-        shard=shard,
-        offset=offset,
-        key=index.keys[row],
-        image=member(int(index.image_offset[row]), int(index.image_size[row])),
-        image_ext=index.image_ext[row],
-        text=member(int(index.txt_offset[row]), int(index.txt_size[row])).decode("utf-8", errors="replace"),
-        title=title,
-        description=description,
-    )
+    def watch(self, num_bytes: int, attempt: int) -> None:
+        """Note progress; `pipeline.store` calls it."""
+        if num_bytes > self.got:
+            self.last = time.monotonic()
+        self.got, self.attempt = num_bytes, attempt
 
-
-class _IndexCache:
-    """The most recently used shard indexes; each is read once, by whoever asks first."""
-
-    def __init__(self, base_url: str, capacity: int) -> None:
-        self._base_url = base_url
-        self._capacity = capacity
-        self._lock = threading.Lock()
-        self._indexes: OrderedDict[str, Future[ShardIndex]] = OrderedDict()
-
-    def get(self, shard: Shard) -> ShardIndex:
-        with self._lock:
-            found = self._indexes.get(shard.name)
-            future: Future[ShardIndex] = Future() if found is None else found
-            self._indexes[shard.name] = future
-            self._indexes.move_to_end(shard.name)
-            while len(self._indexes) > self._capacity:
-                self._indexes.popitem(last=False)
-        if found is None:
-            try:
-                future.set_result(read_index(self._base_url, shard))
-            except BaseException as error:
-                future.set_exception(error)
-                with self._lock:
-                    self._indexes.pop(shard.name, None)
-        return future.result()
+    def __str__(self) -> str:
+        return (
+            f"{self.url} from byte {self.start}: {self.got / 1e6:.1f} of {self.length / 1e6:.1f} MB, attempt "
+            f"{self.attempt}, nothing for {time.monotonic() - self.last:.0f} s (thread {self.thread}, {self.purpose})"
+        )
 
 
 class SampleReader:
-    """Reads windows of the plan with a few threads. `base_url` is the folder of the manifest."""
+    """One rank's samples of the plan, read by `connections` threads. To be used from one thread; closes its cache."""
 
     def __init__(
-        self, manifest: Manifest, base_url: str, plan: Plan, *, num_lanes: int, threads: int = READER_THREADS
+        self,
+        mix: Mix,
+        plan: Plan,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        connections: int = 8,
+        prefetch_bytes: int = 512 << 20,
+        cache: BlockCache | None = None,
     ) -> None:
-        counts = tuple(shard.num_samples for shard in manifest.shards)
-        if plan.counts != counts:
-            raise ConfigError(f"{base_url}: the plan is for shards of {plan.counts} samples, the manifest has {counts}")
-        self._manifest = manifest
-        self._base_url = base_url
-        self._plan = plan
-        self._indexes = _IndexCache(base_url, num_lanes + _SPARE_INDEXES)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
-        self._windows: dict[int, dict[tuple[int, int], Future[Window]]] = {}
+        self.plan = plan
+        self.digest = mix.digest
+        self.num_samples = plan.num_samples
+        self.lanes = plan.lanes
+        self._mix, self._rank, self._world_size = mix, rank, world_size
+        self._prefetch_bytes, self._cache = prefetch_bytes, cache
+        self._sample_bytes = [manifest.num_bytes / manifest.num_samples for manifest in mix.manifests]
+        first = plan.runs(0, rank, world_size)
+        self._own_lanes = len({(run.key.data_set, run.key.lane) for run in first})
+        self._indexes = IndexCache(2 * self._own_lanes + _SPARE_INDEXES)
+        if cache is not None:
+            cache.claim((placed.url, placed.shard.sha256) for placed in mix.shards)
+        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="read")
+        self._held: dict[WindowKey, Future[Window]] = {}
+        self._readings: dict[int, _Reading] = {}
+        self._planned: deque[list[Run]] = deque()
+        self._planned_to = self._stop = 0
+        # Bytes (by the data set's mean) of the windows that no batch handed out has needed yet.
+        self._ahead: dict[WindowKey, float] = {}
 
-    def window(self, epoch: int, lane: int, window: int, *, ahead: tuple[int, int] | None) -> Future[Window]:
-        """The samples of a window; starts reading the lane's window `ahead` (epoch, number) too.
+    def describe(self) -> str:
+        """The data, and the memory its windows take."""
+        names = ", ".join(f"{manifest.name} ({manifest.num_samples})" for manifest in self._mix.manifests)
+        in_use = self._own_lanes * self.plan.shuffle_window * max(self._sample_bytes)
+        return (
+            f"{names}: {self.num_samples} samples in {len(self._mix.shards)} shards; reading {self._own_lanes} of "
+            f"{self.plan.lanes} lanes, up to {(in_use + self._prefetch_bytes) / 1e6:.0f} MB in memory"
+        )
 
-        Only these two stay known for the lane, so memory is bounded by what the caller still holds. To be called from
-        one thread.
-        """
-        wanted = [(epoch, window)] if ahead is None else [(epoch, window), ahead]
-        known = self._windows.get(lane, {})
-        self._windows[lane] = {
-            key: known[key] if key in known else self._pool.submit(self._read_window, key[0], lane, key[1])
-            for key in wanted
-        }
-        return self._windows[lane][epoch, window]
+    def start(self, samples: int, stop: int) -> None:
+        """Batches from `samples` consumed samples on, to `stop`; forgets what was read ahead."""
+        for future in self._held.values():
+            future.cancel()
+        self._held.clear()
+        self._ahead.clear()
+        self._planned.clear()
+        self._planned_to, self._stop = samples, stop
 
-    def forget(self) -> None:
-        """Give up what was read ahead."""
-        for known in self._windows.values():
-            for future in known.values():
-                future.cancel()
-        self._windows.clear()
+    def next_batch(self) -> list[Slot]:
+        """This rank's slots of the next global batch, in order; returns without waiting for their bytes."""
+        if not self._planned:
+            self._plan_batch()
+        runs = self._planned.popleft()
+        slots: list[Slot] = []
+        for key, start, stop in runs:
+            self._ahead.pop(key, None)
+            ids, future = self.plan.window(key)[start:stop].tolist(), self._held[key]
+            slots += [Slot(future, start + i, sample_id, key.epoch) for i, sample_id in enumerate(ids)]
+        while self._planned_to < self._stop and sum(self._ahead.values()) < self._prefetch_bytes:
+            self._plan_batch()
+        return slots
+
+    def _plan_batch(self) -> None:
+        """Ask for the windows of one more batch."""
+        runs = self.plan.runs(self._planned_to, self._rank, self._world_size)
+        for key, _, _ in runs:
+            if key not in self._held:
+                begin, end = self.plan.orders[key.data_set].window_slots(key.lane, key.window)
+                self._held[key] = self._pool.submit(self._read_window, key)
+                self._ahead[key] = (end - begin) * self._sample_bytes[key.data_set]
+        self._planned.append(runs)
+        self._planned_to += self.plan.global_batch
+
+    def release(self, samples: int) -> None:
+        """Everything before this position has been used: windows no later batch needs are dropped."""
+        for key in [key for key in self._held if self.plan.finished(key, samples)]:
+            del self._held[key]
+
+    def waiting_for(self) -> str:
+        """The reads under way that have waited longest, with shard, offset, thread and lane."""
+        readings = sorted(self._readings.values(), key=lambda reading: reading.last)
+        named = "; ".join(map(str, readings[:_MOST_NAMED]))
+        return named + (f"; and {len(readings) - _MOST_NAMED} more" if len(readings) > _MOST_NAMED else "")
 
     def close(self) -> None:
         """End the threads; reads that have begun are waited for."""
-        self.forget()
+        self.start(0, 0)
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._cache is not None:
+            self._cache.close()
 
-    def _read_window(self, epoch: int, lane: int, window: int) -> Window:
-        sample_ids = self._plan.window(epoch, lane, window)
-        samples: dict[int, RawSample | DamagedSample] = {}
-        for shard, first, stop in self._plan.pieces(sample_ids):
-            samples.update(self._read_piece(shard, first, stop))
-        return tuple(samples[int(sample_id)] for sample_id in sample_ids)
+    def _read_window(self, key: WindowKey) -> Window:
+        sample_ids = self.plan.window(key)
+        samples: dict[int, _Unopened] = {}
+        for shard, first, stop in self.plan.pieces(sample_ids):
+            samples.update(self._read_piece(self._mix.shards[shard], first, stop, key.lane))
+        return _LazyWindow([samples[sample_id] for sample_id in sample_ids.tolist()], self._open)
 
-    def _read_piece(self, shard_number: int, first: int, stop: int) -> dict[int, RawSample | DamagedSample]:
+    @contextmanager
+    def _noted(self, url: str, start: int, length: int, purpose: str) -> Iterator[_Reading]:
+        thread = threading.current_thread()
+        reading = _Reading(
+            url=url, start=start, length=length, purpose=purpose, thread=thread.name, last=time.monotonic()
+        )
+        self._readings[threading.get_ident()] = reading
+        try:
+            yield reading
+        finally:
+            del self._readings[threading.get_ident()]
+
+    def _fetch(self, url: str, purpose: str, start: int, length: int) -> memoryview:
+        with self._noted(url, start, length, purpose) as reading:
+            return store.read_buffer(url, start, length, watch=reading.watch)
+
+    def _read_piece(self, placed: PlacedShard, first: int, stop: int, lane: int) -> Iterator[tuple[int, _Unopened]]:
         """Samples in rows [first, stop) of a shard, by id; one ranged read."""
-        shard = self._manifest.shards[shard_number]
-        index = self._indexes.get(shard)
-        url = store.join(self._base_url, shard.name)
+        shard, url = placed.shard, placed.url
+        with self._noted(f"the index of {url}", 0, 0, f"lane {lane}"):
+            index = self._indexes.get(placed)
         begin, end = int(index.offset[first]), int(index.offset[stop - 1] + index.size[stop - 1])
-        data = memoryview(store.read_range(url, begin, end - begin))
-        first_id = self._plan.first_id(shard_number)
-        samples: dict[int, RawSample | DamagedSample] = {}
-        for row in range(first, stop):
-            offset, size = int(index.offset[row]), int(index.size[row])
-            sample = bytes(data[offset - begin : offset - begin + size])
-            found = hashlib.sha256(sample).hexdigest()
-            if found != index.sha256[row]:
-                key = index.keys[row]
-                logger.warning("%s: sample %s at byte %d does not match its sha256; reading it again", url, key, offset)
-                sample = store.read_range(url, offset, size)
-                found = hashlib.sha256(sample).hexdigest()
-            if found == index.sha256[row]:
-                samples[first_id + row] = cut_sample(sample, first_id + row, shard.name, index, row)
-            else:
-                samples[first_id + row] = DamagedSample(
-                    sample_id=first_id + row,
-                    shard=shard.name,
-                    offset=offset,
-                    key=index.keys[row],
-                    detail=f"sha256 of its {size} bytes is {found}, the index says {index.sha256[row]}",
-                )
-        return samples
+        fetch = partial(self._fetch, url, f"lane {lane}")
+        if self._cache is None:
+            data = fetch(begin, end - begin)
+        else:
+            data = self._cache.read(url, shard.sha256, shard.num_bytes, begin, end - begin, fetch)
+        starts = (index.offset[first:stop] - begin).tolist()
+        for row, start, size in zip(range(first, stop), starts, index.size[first:stop].tolist(), strict=True):
+            yield placed.first_id + row, _Unopened(data[start : start + size], placed, index, row)
+
+    def _open(self, sample: _Unopened) -> RawSample | DamagedSample:
+        """Compare a sample with its digest and take it apart; called by decode threads."""
+        data, placed, index, row = sample
+        sample_id, expected = placed.first_id + row, index.sha256[row].tobytes()
+        if hashlib.sha256(data).digest() == expected:
+            return cut_sample(data, sample_id, placed.url, index, row)
+        url, key, offset, size = placed.url, index.key(row), int(index.offset[row]), int(index.size[row])
+        logger.warning("%s: sample %s at byte %d does not match its sha256; reading it again", url, key, offset)
+        if self._cache is not None:
+            self._cache.drop(url, placed.shard.sha256, offset, size)
+        data = self._fetch(url, f"sample {key} again", offset, size)
+        found = hashlib.sha256(data).digest()
+        if found == expected:
+            return cut_sample(data, sample_id, url, index, row)
+        detail = f"sha256 of its {size} bytes is {found.hex()}, the index says {expected.hex()}"
+        return DamagedSample(sample_id=sample_id, shard=url, offset=offset, key=key, detail=detail)

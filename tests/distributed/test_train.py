@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("data")
-    manifest = write_shards(folder / "shards", [9, 5, 13])
+    manifest = write_shards(folder / "shards", [9, 5, 10])
     pictures = [(picture(colour_of(i), 1000 + i), i % len(COLOURS)) for i in range(11)]
     flags = ["--data.manifest", manifest, "--eval.zeroshot", write_labelled(folder / "labelled", pictures)]
     flags += ["--model.image-size", "16", "--model.context-length", "8", "--model.ssl-hidden", "16"]

@@ -6,25 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import s3, store
+from pipeline import connections, s3, store
 from pipeline.errors import ConfigError, StoreError
 
 
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """No AWS settings but the test's own."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(store, "_buckets", {})
-    monkeypatch.setattr(s3, "_users", set())
-    return monkeypatch
-
-
 def test_s3_without_its_packages_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_buckets", {})
+    monkeypatch.setattr(connections, "_buckets", {})
     for module in ("obstore.fsspec", "botocore.session"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=r"pip install 'yfcc15m-slip\[s3\]'"):

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -195,46 +194,6 @@ def test_unknown_kinds_of_url() -> None:
         store.read_bytes("nosuch://x/y")
     with pytest.raises(StoreError, match=r"the bucket's name is missing"):
         store.read_bytes("s3://")
-
-
-def test_a_read_that_falters_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"memory://{uuid.uuid4().hex}/a.bin"
-    store.write_bytes(url, b"0123456789")
-    filesystem, _ = store.filesystem(url)
-    real, answers = filesystem.cat_file, iter(["reset", "short", "reset", "good"])
-
-    def faltering(path: str, start: int, end: int) -> bytes:
-        answer = next(answers)
-        if answer == "reset":
-            raise ConnectionResetError("Connection reset by peer")
-        return bytes(real(path, start=start, end=end if answer == "good" else end - 1))
-
-    pauses: list[float] = []
-    monkeypatch.setattr(filesystem, "cat_file", faltering)
-    monkeypatch.setattr(time, "sleep", pauses.append)
-    assert store.read_range(url, 2, 5) == b"23456"
-    assert len(pauses) == 3
-    assert pauses[2] > pauses[0] / 3 * 2 * 0.5  # each pause is drawn from a range twice the last one's
-
-
-def test_a_read_that_keeps_failing_gives_up_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"memory://{uuid.uuid4().hex}/a.bin"
-    store.write_bytes(url, b"0123456789")
-    filesystem, _ = store.filesystem(url)
-    now = [0.0]
-
-    def failing(path: str, start: int, end: int) -> bytes:
-        raise ConnectionResetError("Connection reset by peer")
-
-    def sleep(pause_s: float) -> None:
-        now[0] += pause_s
-
-    monkeypatch.setattr(filesystem, "cat_file", failing)
-    monkeypatch.setattr(time, "sleep", sleep)
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with pytest.raises(StoreError, match=r"a\.bin: cannot read 5 bytes at offset 2: .*cannot be reached"):
-        store.read_range(url, 2, 5)
-    assert 30 < now[0] < store.RANGE_BUDGET_S + 15
 
 
 def test_bugs_are_not_dressed_as_store_errors(monkeypatch: pytest.MonkeyPatch) -> None:

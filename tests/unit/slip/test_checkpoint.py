@@ -26,7 +26,7 @@ def state(step: int, config: TrainConfig = CONFIG) -> State:
         model={"weight": torch.arange(6.0).view(2, 3) + step, "half": torch.ones(2, dtype=torch.bfloat16)},
         optimizer={"state": {0: {"step": torch.tensor(float(step))}}, "param_groups": [{"betas": (0.9, 0.98)}]},
         config=dataclasses.asdict(config),
-        manifest_sha256="a" * 64,
+        data_sha256="a" * 64,
         objective="slip",
         lanes=4,
     )
@@ -42,9 +42,9 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
         assert torch.equal(found.model[name], written.model[name])
         assert found.model[name].dtype == written.model[name].dtype
     assert found.optimizer == written.optimizer
-    for field in ("step", "samples", "config", "manifest_sha256", "objective", "lanes", "versions"):
+    for field in ("step", "samples", "config", "data_sha256", "objective", "lanes", "versions"):
         assert getattr(found, field) == getattr(written, field)
-    checkpoint.check(found, url, CONFIG, manifest_sha256="a" * 64, lanes=4)
+    checkpoint.check(found, url, CONFIG, data_sha256="a" * 64, lanes=4)
 
 
 def test_the_newest_are_kept_and_other_files_left_alone(tmp_path: Path) -> None:
@@ -114,19 +114,19 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 )
 def test_another_runs_checkpoint_is_refused(config: TrainConfig, words: str) -> None:
     with pytest.raises(CheckpointError, match=f"s3://b/x.pt.*{words}.*--output"):
-        checkpoint.check(state(3), "s3://b/x.pt", config, manifest_sha256="a" * 64, lanes=4)
+        checkpoint.check(state(3), "s3://b/x.pt", config, data_sha256="a" * 64, lanes=4)
 
 
 def test_another_data_set_or_order_is_refused() -> None:
     with pytest.raises(CheckpointError, match="sha256 of the manifest"):
-        checkpoint.check(state(3), "x.pt", CONFIG, manifest_sha256="b" * 64, lanes=4)
+        checkpoint.check(state(3), "x.pt", CONFIG, data_sha256="b" * 64, lanes=4)
     with pytest.raises(CheckpointError, match=r"data\.lanes was 4 and is now 2"):
-        checkpoint.check(state(3), "x.pt", CONFIG, manifest_sha256="a" * 64, lanes=2)
+        checkpoint.check(state(3), "x.pt", CONFIG, data_sha256="a" * 64, lanes=2)
 
 
 def test_what_may_change_is_listed_and_accepted() -> None:
     config = replace(CONFIG, optim=OptimConfig(global_batch=8, lr=1e-4), output="elsewhere", max_steps=7)
-    checkpoint.check(state(3), "x.pt", config, manifest_sha256="a" * 64, lanes=4)
+    checkpoint.check(state(3), "x.pt", config, data_sha256="a" * 64, lanes=4)
     assert checkpoint.differences(state(3), config) == {
         "optim.lr": (3e-3, 1e-4),
         "output": ("runs/slip", "elsewhere"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from slip.optim import build_optimizer, decay_groups, decays, lr_at, set_lr, tot
 
 def slow_schedule(config: OptimConfig, steps_per_epoch: int) -> list[float]:
     """The learning rate of every step as two lists put together: a line, then half a cosine wave."""
-    total = max(1, round(config.epochs * steps_per_epoch))
+    total = max(1, math.ceil(Fraction(str(config.epochs)) * steps_per_epoch))
     num_warm = 0
     while num_warm < config.warmup_epochs * steps_per_epoch:
         num_warm += 1
@@ -34,7 +35,7 @@ def slow_schedule(config: OptimConfig, steps_per_epoch: int) -> list[float]:
 
 @given(
     steps_per_epoch=integers(1, 40),
-    epochs=floats(0.1, 7),
+    epochs=integers(10, 700).map(lambda hundredths: hundredths / 100),
     warmup_epochs=floats(0, 3),
     global_batch=integers(1, 5000),
 )

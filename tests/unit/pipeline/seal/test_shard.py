@@ -19,8 +19,8 @@ from pipeline.seal.shard import (
     caption,
     header,
     image_offsets,
-    index_bytes,
 )
+from pipeline.shard_index import index_bytes
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\\\x00", exclude_categories=("Cs", "Cc")),

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline import store
 from pipeline.config import BuildConfig
-from pipeline.errors import ManifestError
-from pipeline.manifest import Manifest, Shard, read_index
-from pipeline.seal import verify
+from pipeline.errors import InputError, ManifestError
+from pipeline.manifest import Manifest, Shard, read_index, write_manifest
+from pipeline.seal import mend, verify
 from pipeline.seal.verify import Damage
 from tests.fetched_units import build_units, seal_all, without_select
 
@@ -39,7 +39,7 @@ def found(config: BuildConfig) -> list[tuple[str, str, tuple[str, ...]]]:
 def places(config: BuildConfig, shard: Shard) -> list[tuple[str, int, int]]:
     """Key, offset and size of each sample."""
     index = read_index(config.output, shard)
-    return list(zip(index.keys, index.offset.tolist(), index.size.tolist(), strict=True))
+    return list(zip(index.keys.to_pylist(), index.offset.tolist(), index.size.tolist(), strict=True))
 
 
 def test_nothing_is_damaged(sealed: Sealed, caplog: pytest.LogCaptureFixture) -> None:
@@ -186,6 +186,21 @@ def test_an_object_store_and_small_pieces(
         assert found(config) == [(shard.name, shard.name, (key,))]
     assert "verify: 100 %" in caplog.text
     assert "1 of 2 shards damaged" in caplog.text
+
+
+def test_tars_of_others_in_a_folder_of_their_own(sealed: Sealed, tmp_path: Path) -> None:
+    config, manifest, out = sealed
+    (tmp_path / "theirs").mkdir()
+    for path in [*out.glob("*.tar"), *out.glob("*.idx"), out / "sizes.json", out / "README.md"]:
+        path.rename(tmp_path / "theirs" / path.name)
+    write_manifest(replace(manifest, shards_url=str(tmp_path / "theirs")), config.output)
+    assert found(config) == []
+    shard = manifest.shards[0]
+    key, offset, _ = places(config, shard)[2]
+    flip(tmp_path / "theirs" / shard.name, offset)
+    assert found(config) == [(shard.name, shard.name, (key,))]
+    with pytest.raises(InputError, match=r"its tars are those of others, in .*theirs; fetch damaged ones again"):
+        mend.repair(config, tmp_path / "work", proxy=None)
 
 
 def test_many_damaged_samples_are_counted() -> None:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slip.data.keyed import Purpose, permutation, raw_bits, uniforms
+from slip.data.keyed import Purpose, order_in_windows, permutation, raw_bits, stream_bits, uniforms
 
 WORD = 1 << 64
 
@@ -60,3 +64,33 @@ def test_uniforms_are_uniform_and_purposes_differ() -> None:
 def test_permutation_is_one(count: int, seed: int) -> None:
     order = permutation(count, seed=seed, purpose=Purpose.WINDOW_ORDER, where=(0, 0, 0))
     assert sorted(order.tolist()) == list(range(count))
+
+
+def splitmix64(seed: int) -> Iterator[int]:
+    """The generator as its paper has it."""
+    mask = (1 << 64) - 1
+    while True:
+        seed = (seed + 0x9E3779B97F4A7C15) & mask
+        z = seed
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        yield z ^ (z >> 31)
+
+
+def test_stream_bits_are_splitmix64s() -> None:
+    # As listed at rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64.
+    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    assert stream_bits(1234567, 0, 5).tolist() == known
+    for seed in (0, 7, 2**64 - 1, 2**64 + 7):
+        assert stream_bits(seed, 3, 20).tolist() == list(islice(splitmix64(seed % 2**64), 3, 23))
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 64, 100])
+def test_order_in_windows_sorts_inside_each_window(window: int) -> None:
+    bits = stream_bits(9, 0, 7 * window)
+    # The lowest bits give way to the place, which decides between equal numbers.
+    high = bits >> np.uint64(max(window - 1, 1).bit_length())
+    expected = [
+        w * window + i for w in range(7) for i in np.argsort(high[w * window : (w + 1) * window], kind="stable")
+    ]
+    assert order_in_windows(bits, window).tolist() == expected

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 import threading
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline import store
 from pipeline.errors import ConfigError, ShardError, StoreError
 from pipeline.manifest import Manifest, read_index
 from slip.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
@@ -16,16 +21,19 @@ from slip.data.augment import ViewKind, apply, draw_params
 from slip.data.decode import decode_rgb
 from slip.data.keyed import Purpose, uniforms
 from slip.data.loader import Batch, Loader
+from slip.data.opening import open_source
+from slip.data.stream import SampleReader
 from slip.data.tokenizer import Tokenizer
 
 MakeDataset = Callable[..., Manifest]
 VIEWS: tuple[ViewKind, ...] = ("clip", "ssl", "ssl")
-COUNTS = (9, 1, 14, 6)  # 30 samples; batches of 8: three steps an epoch
+COUNTS = (9, 1, 14, 6)  # 30 samples; batches of 8: the fourth ends in the second epoch
+BATCH = 8
 
 
 def make_config(folder: Path, *, workers: int = 2, prefetch: int = 2, max_damaged: int = 0) -> TrainConfig:
     data = DataConfig(
-        manifest=str(folder / "manifest.json"),
+        manifest=(str(folder / "manifest.json"),),
         lanes=4,
         shuffle_window=4,
         workers=workers,
@@ -33,18 +41,21 @@ def make_config(folder: Path, *, workers: int = 2, prefetch: int = 2, max_damage
         max_damaged=max_damaged,
     )
     model = ModelConfig(tower="tiny", image_size=24, context_length=16)
-    return TrainConfig(data=data, model=model, optim=OptimConfig(global_batch=8), seed=5)
+    return TrainConfig(data=data, model=model, optim=OptimConfig(global_batch=BATCH), seed=5)
 
 
-def load(
-    config: TrainConfig, manifest: Manifest, start: int, stop: int, rank: int = 0, world_size: int = 1
-) -> list[Batch]:
-    with Loader(config, manifest, VIEWS, rank, world_size) as loader:
-        return list(loader.batches(start, stop))
+def open_loader(config: TrainConfig, rank: int = 0, world_size: int = 1) -> Loader:
+    return Loader(config, open_source(config, rank, world_size), VIEWS)
+
+
+def load(config: TrainConfig, start: int, stop: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
+    """The batches of steps [start, stop)."""
+    with open_loader(config, rank, world_size) as loader:
+        return list(loader.batches(start * BATCH, stop * BATCH))
 
 
 def content(batches: list[Batch]) -> dict[tuple[int, int, int], str]:
-    """(step, sample, nth time in this batch) -> digest of everything that belongs to the sample."""
+    """(samples before, sample, nth time in this batch) -> digest of everything that belongs to the sample."""
     found: dict[tuple[int, int, int], str] = {}
     for batch in batches:
         assert batch.tokens_BL is not None
@@ -53,21 +64,25 @@ def content(batches: list[Batch]) -> dict[tuple[int, int, int], str]:
         for row, sample in enumerate(batch.sample_ids.tolist()):
             parts = [view[row].numpy().tobytes() for view in batch.views]
             digest = hashlib.sha256(b"".join([*parts, padded[row].tobytes()])).hexdigest()
-            nth = sum(key[:2] == (batch.step, sample) for key in found)
-            found[batch.step, sample, nth] = digest
+            nth = sum(key[:2] == (batch.samples, sample) for key in found)
+            found[batch.samples, sample, nth] = digest
     return found
 
 
 def test_a_batch_by_hand(make_dataset: MakeDataset, tmp_path: Path) -> None:
     manifest, config = make_dataset(COUNTS), make_config(tmp_path)
-    with Loader(config, manifest, VIEWS, 1, 2) as loader:
-        assert loader.steps_per_epoch == 3
-        (batch,) = loader.batches(4, 5)
-        expected_ids = loader.plan.batch(4, 1, 2)
-    assert (batch.step, batch.epoch) == (4, 1)
+    source = open_source(config, 1, 2)
+    assert isinstance(source, SampleReader)
+    with Loader(config, source, VIEWS) as loader:
+        (batch,) = loader.batches(24, 32)  # the first epoch ends in it
+        expected_ids, epochs = source.plan.batch(24, 1, 2), source.plan.epochs(24, 1, 2)
+    assert (batch.samples, len(expected_ids)) == (24, 4)
+    assert set(source.plan.epochs(24).tolist()) == {0, 1}
     np.testing.assert_array_equal(batch.sample_ids.numpy(), expected_ids)
+    np.testing.assert_array_equal(batch.planned_ids, expected_ids)
+    np.testing.assert_array_equal(batch.epochs, epochs)
     captions, names = [], ("title", "description")
-    for row, sample in enumerate(expected_ids.tolist()):
+    for row, (sample, epoch) in enumerate(zip(expected_ids.tolist(), epochs.tolist(), strict=True)):
         shard = int(np.searchsorted(np.cumsum(COUNTS), sample, side="right"))
         index = read_index(str(tmp_path), manifest.shards[shard])
         i = sample - sum(COUNTS[:shard])
@@ -75,13 +90,13 @@ def test_a_batch_by_hand(make_dataset: MakeDataset, tmp_path: Path) -> None:
         data = (tmp_path / f"{shard:05d}.tar").read_bytes()[start : start + int(index.image_size[i])]
         image = decode_rgb(data)
         for number, kind in enumerate(VIEWS):
-            numbers = uniforms(53, seed=5, purpose=Purpose.VIEW, where=(number, sample, 1))
+            numbers = uniforms(53, seed=5, purpose=Purpose.VIEW, where=(number, sample, epoch))
             view = apply(image, draw_params(kind, *image.size, numbers), 24)
             np.testing.assert_array_equal(batch.views[number][row].permute(1, 2, 0).numpy(), view)
         usable = [f"{'' if name == 'title' else 'a longer '}{name} of {sample}"
                   for name, every in zip(names, (3, 4), strict=True) if sample % every]  # fmt: skip
         usable = usable or [f"text of {sample}"]
-        choice = uniforms(1, seed=5, purpose=Purpose.CAPTION, where=(0, sample, 1))[0]
+        choice = uniforms(1, seed=5, purpose=Purpose.CAPTION, where=(0, sample, epoch))[0]
         captions.append(usable[int(choice * len(usable))])
     tokens = Tokenizer(16)(captions)
     assert batch.tokens_BL is not None
@@ -94,28 +109,47 @@ def test_a_batch_by_hand(make_dataset: MakeDataset, tmp_path: Path) -> None:
 def test_batches_do_not_depend_on_threads_ranks_or_where_a_run_resumes(
     make_dataset: MakeDataset, tmp_path: Path
 ) -> None:
-    manifest = make_dataset(COUNTS)
-    expected = content(load(make_config(tmp_path), manifest, 0, 8))
-    assert len(expected) == 8 * 8
-    for world_size in (1, 2, 4):
-        for workers, prefetch in ((1, 0), (3, 5)):
+    make_dataset(COUNTS)
+    expected = content(load(make_config(tmp_path), 0, 8))
+    assert len(expected) == 8 * BATCH
+    for world_size in (1, 2, 4, 8):
+        for workers, prefetch in ((0, 0), (1, 0), (2, 1), (4, 5)):
             config = make_config(tmp_path, workers=workers, prefetch=prefetch)
             parts: dict[tuple[int, int, int], str] = {}
             for rank in range(world_size):
-                parts |= content(load(config, manifest, 0, 8, rank, world_size))
+                parts |= content(load(config, 0, 8, rank, world_size))
             assert parts == expected
     # Resumed in the middle of the second epoch, in another layout.
     resumed: dict[tuple[int, int, int], str] = {}
     for rank in range(2):
-        resumed |= content(load(make_config(tmp_path, workers=1), manifest, 4, 8, rank, 2))
-    assert resumed == {key: value for key, value in expected.items() if key[0] >= 4}
+        resumed |= content(load(make_config(tmp_path, workers=1), 4, 8, rank, 2))
+    assert resumed == {key: value for key, value in expected.items() if key[0] >= 4 * BATCH}
+
+
+def test_data_sets_mix_by_weight(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    for i, counts in enumerate(((20, 20), (9, 3, 12))):
+        make_dataset(counts, folder=tmp_path / str(i))
+    base = make_config(tmp_path)
+    data = replace(base.data, manifest=(str(tmp_path / "0"), str(tmp_path / "1")), weights=(3, 1))
+    config = replace(base, data=data)
+    batches = load(config, 0, 10)
+    assert [sum(i >= 40 for i in batch.sample_ids.tolist()) for batch in batches] == [2] * 10
+    found = content(batches)
+    parts: dict[tuple[int, int, int], str] = {}
+    for rank in range(4):
+        parts |= content(load(config, 0, 10, rank, 4))
+    assert parts == found
+    # Twenty draws of the second set's 24 samples, sixty of the first's 40.
+    times = Counter(i for batch in batches for i in batch.sample_ids.tolist())
+    assert all(times[i] <= 1 for i in range(40, 64))
+    assert sorted(times[i] for i in range(40)) == [1] * 20 + [2] * 20
 
 
 def test_an_epoch_has_every_sample_once_and_views_differ_between_epochs(
     make_dataset: MakeDataset, tmp_path: Path
 ) -> None:
-    manifest, config = make_dataset((8, 8)), make_config(tmp_path)
-    batches = load(config, manifest, 0, 4)
+    make_dataset((8, 8))
+    batches = load(make_config(tmp_path), 0, 4)
     by_sample: dict[int, list[str]] = {}
     for (_, sample, _), digest in content(batches).items():
         by_sample.setdefault(sample, []).append(digest)
@@ -125,20 +159,23 @@ def test_an_epoch_has_every_sample_once_and_views_differ_between_epochs(
 
 
 def test_one_loader_serves_several_ranges(make_dataset: MakeDataset, tmp_path: Path) -> None:
-    manifest, config = make_dataset(COUNTS), make_config(tmp_path)
-    expected = content(load(config, manifest, 0, 6))
-    with Loader(config, manifest, VIEWS, 0, 1) as loader:
-        abandoned = loader.batches(0, 6)
+    make_dataset(COUNTS)
+    config = make_config(tmp_path)
+    expected = content(load(config, 0, 6))
+    with open_loader(config) as loader:
+        abandoned = loader.batches(0, 48)
         next(abandoned)
         abandoned.close()  # type: ignore[attr-defined]
-        found = content([*loader.batches(0, 2), *loader.batches(2, 6)])
-        assert list(loader.batches(6, 6)) == []
+        found = content([*loader.batches(0, 16), *loader.batches(16, 48)])
+        assert list(loader.batches(48, 48)) == []
     assert found == expected
 
 
 def test_without_text(make_dataset: MakeDataset, tmp_path: Path) -> None:
-    with Loader(make_config(tmp_path), make_dataset(COUNTS), ("ssl", "ssl"), 0, 1, needs_text=False) as loader:
-        (batch,) = loader.batches(0, 1)
+    make_dataset(COUNTS)
+    config = make_config(tmp_path)
+    with Loader(config, open_source(config, 0, 1), ("ssl", "ssl"), needs_text=False) as loader:
+        (batch,) = loader.batches(0, BATCH)
     assert batch.tokens_BL is None
     assert len(batch.views) == 2
     assert batch.data_wait_s > 0
@@ -157,67 +194,107 @@ def test_damaged_samples_are_named_replaced_and_limited(
 ) -> None:
     # Sample 12 has a wrong byte; sample 20 was sealed as it is, but is no picture.
     manifest = make_dataset(COUNTS, images={20: b"<html>gone</html>"})
-    clean = load(make_config(tmp_path, max_damaged=1), manifest, 0, 1)
+    clean = load(make_config(tmp_path, max_damaged=1), 0, 1)
     damage(tmp_path, manifest, 2, 2)
-    with Loader(make_config(tmp_path, max_damaged=2), manifest, VIEWS, 0, 1) as loader:
-        batches = list(loader.batches(0, 12))
-        ids = loader.plan.batch(0)
+    config = make_config(tmp_path, max_damaged=2)
+    source = open_source(config, 0, 1)
+    assert isinstance(source, SampleReader)
+    with Loader(config, source, VIEWS) as loader:
+        batches = list(loader.batches(0, 12 * BATCH))
         assert loader.num_damaged == 2
     assert [tuple(batch.views[0].shape) for batch in clean + batches] == [(8, 3, 24, 24)] * 13
     lines = [record.getMessage() for record in caplog.records if "damaged and replaced" in record.getMessage()]
     assert any("00002.tar: sample 000012 at byte" in line and "sha256" in line for line in lines)
     assert any("00002.tar: sample 000020 at byte" in line and "cannot be decoded" in line for line in lines)
     replaced = 0
-    for step, batch in enumerate(batches):
-        planned, used = loader.plan.batch(step).tolist(), batch.sample_ids.tolist()
-        for lane in range(4):
-            for slot in (2 * lane, 2 * lane + 1):
-                if planned[slot] not in {12, 20}:
-                    assert used[slot] == planned[slot]
-                    continue
-                replaced += 1
-                span = loader.plan.spans(step)[0]
-                window = loader.plan.window(batch.epoch, lane, span.window).tolist()
-                at = window.index(planned[slot])
-                good = [s for s in window[at:] + window[:at] if s not in {12, 20}]
-                assert used[slot] == good[0]
+    for batch in batches:
+        planned, used = source.plan.batch(batch.samples).tolist(), batch.sample_ids.tolist()
+        assert batch.planned_ids.tolist() == planned
+        places = [(run.key, number) for run in source.plan.runs(batch.samples) for number in range(run.start, run.stop)]
+        for place, (key, number) in enumerate(places):
+            window = source.plan.window(key).tolist()
+            assert window[number] == planned[place]
+            good = [sample for sample in window[number:] + window[:number] if sample not in {12, 20}]
+            assert used[place] == good[0]
+            replaced += used[place] != planned[place]
     assert replaced >= 4
-    assert len(ids) == 8
     # The same on other layouts, replacements included.
     parts: dict[tuple[int, int, int], str] = {}
     for rank in range(4):
-        parts |= content(load(make_config(tmp_path, max_damaged=2, workers=1), manifest, 0, 12, rank, 4))
+        parts |= content(load(make_config(tmp_path, max_damaged=2, workers=1), 0, 12, rank, 4))
     assert parts == content(batches)
     with pytest.raises(ShardError, match=r"00002.tar: sample 0000(12|20) at byte \d+ is damaged: .*allows 1"):
-        load(make_config(tmp_path, max_damaged=1), manifest, 0, 12)
+        load(make_config(tmp_path, max_damaged=1), 0, 12)
 
 
 def test_a_window_without_a_good_sample_stops_the_run(make_dataset: MakeDataset, tmp_path: Path) -> None:
-    manifest = make_dataset((30,), images=dict.fromkeys(range(30), b"nothing"))
-    with pytest.raises(ShardError, match="all 4 samples of a window are damaged, from sample"):
-        load(make_config(tmp_path, max_damaged=1000), manifest, 0, 1)
+    make_dataset((30,), images=dict.fromkeys(range(30), b"nothing"))
+    with pytest.raises(ShardError, match=r"all \d samples of a window are damaged, from sample"):
+        load(make_config(tmp_path, max_damaged=1000), 0, 1)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [0, 1, 3])
 def test_errors_in_threads_reach_the_consumer_and_threads_end(
     make_dataset: MakeDataset, tmp_path: Path, workers: int
 ) -> None:
-    manifest = make_dataset(COUNTS)
+    make_dataset(COUNTS)
     before = threading.active_count()
     (tmp_path / "00003.tar").unlink()
     with pytest.raises(StoreError, match=r"00003\.tar"):
-        load(make_config(tmp_path, workers=workers), manifest, 0, 6)
+        load(make_config(tmp_path, workers=workers), 0, 6)
     assert threading.active_count() == before
-    loader = Loader(make_config(tmp_path, workers=workers), manifest, VIEWS, 0, 1)
-    iterator = loader.batches(0, 6)
+    loader = open_loader(make_config(tmp_path, workers=workers))
+    iterator = loader.batches(0, 48)
     loader.close()
     loader.close()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="closed"):
         next(iterator)
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stall_is_told(
+    make_dataset: MakeDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    workers: int,
+) -> None:
+    make_dataset(COUNTS)
+    expected = content(load(make_config(tmp_path), 0, 1))
+    real = store.read_buffer
+    told = threading.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "s late" in record.getMessage():
+                told.set()
+
+    def read_buffer(url: str, start: int, length: int, *, watch: store.Watch | None = None) -> memoryview:
+        assert told.wait(60)
+        return real(url, start, length, watch=watch)
+
+    monkeypatch.setattr(store, "read_buffer", read_buffer)
+    logger, listener = logging.getLogger("slip.data.loader"), Listener()
+    logger.addHandler(listener)
+    config = make_config(tmp_path, workers=workers)
+    try:
+        assert content(load(replace(config, data=replace(config.data, stall_warn_s=0.05)), 0, 1)) == expected
+    finally:
+        logger.removeHandler(listener)
+    assert re.search(
+        r"the batch after 0 samples is 0 s late; 0 of \d+ parts .*\.tar from byte \d+: 0.0 of",
+        caplog.text,
+    )
+
+
 def test_settings_that_cannot_work(make_dataset: MakeDataset, tmp_path: Path) -> None:
-    manifest = make_dataset((8, 8))
-    with pytest.raises(ConfigError, match=r"--data\.lanes 8"):
-        Loader(make_config(tmp_path), manifest, VIEWS, 0, 8)
+    make_dataset((8, 8))
+    config = make_config(tmp_path)
+    with pytest.raises(ConfigError, match="world size is 3"):
+        open_loader(config, 0, 3)
+    mixed = replace(config.data, manifest=(str(tmp_path), "s3://bucket/{00..10}.tar"))
+    with pytest.raises(ConfigError, match=r"slip index 's3://bucket/\{00\.\.10\}\.tar'"):
+        open_loader(replace(config, data=mixed))
+    with pytest.raises(ConfigError, match="2 numbers for 1 manifests"):
+        open_loader(replace(config, data=replace(config.data, weights=(1, 2))))
