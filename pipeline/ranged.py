@@ -36,6 +36,7 @@ _LONGEST_PAUSE_S = 10.0
 # What fsspec's file systems are asked for at once, and what after a request that brought nothing.
 _PIECE_BYTES = 4 << 20
 _SMALL_PIECE_BYTES = 64 << 10
+_GATHERED_BYTES = 256 << 10
 
 _jitter = random.Random()
 
@@ -79,9 +80,10 @@ class _S3Source:
                 )
         if answer.range[1] < end:
             raise _cut_short(self._url, start, end, meta["size"])
-        # As they arrive, so that a break costs nothing. Gathering them to 16 KiB up to 1 MiB first was no faster, on
-        # loopback with and without TLS, and what is being gathered is lost.
-        yield from answer.stream(min_chunk_size=1)
+        # Every part wakes this thread, which then waits for the interpreter's lock: of 8 threads reading 8 MB ranges on
+        # two busy cores, parts as they arrive came at 467 MB/s, gathered to 64 KiB at 491 and to 1 MiB at 514. What is
+        # being gathered is lost when a body breaks, so a connection that brought nothing is not gathered from.
+        yield from answer.stream(min_chunk_size=1 if cautious else _GATHERED_BYTES)
 
 
 class _FileSource:
@@ -121,10 +123,10 @@ def _cut_short(url: str, start: int, end: int, found: int) -> StoreError:
 class _Reading:
     """One range on its way: what has come, in how many attempts, and since when nothing more does."""
 
-    def __init__(self, url: str, source: _Source, start: int, length: int, watch: Watch | None) -> None:
+    def __init__(self, url: str, source: _Source, start: int, into: memoryview, watch: Watch | None) -> None:
         self._url, self._source, self._start, self._watch = url, source, start, watch
         # numpy copies without the interpreter's lock, which other threads decode under.
-        self._buffer = np.empty(length, np.uint8)
+        self._buffer = np.frombuffer(into, np.uint8)
         self._done = self._attempt = self._in_vain = 0
         self._begun = self._progress = time.monotonic()
 
@@ -178,28 +180,26 @@ class _Reading:
         if pause_s:
             time.sleep(pause_s)
 
-    def finish(self) -> memoryview:
-        """All bytes of the range."""
+    def finish(self) -> None:
+        """Bring all bytes of the range."""
         before = 0
         while (failure := self._try()) is not None:
             self._in_vain = 0 if self._done > before else self._in_vain + 1
             before = self._done
             self._wait(failure)
-        return self._buffer.data.toreadonly()
 
 
-def _read_local(url: str, start: int, length: int) -> bytes:
+def _read_local(url: str, start: int, into: memoryview) -> None:
     """A range of a local file, in one read."""
+    length, done = len(into), 0
     with translated(url, f"read {length} bytes at offset {start}"):
         file = os.open(connections.path_of(url), os.O_RDONLY)
         try:
-            data = os.pread(file, length, start)
-            while len(data) < length:  # Linux reads at most 2 GiB at once
-                more = os.pread(file, length - len(data), start + len(data))
-                if not more:
+            while done < length:  # Linux reads at most 2 GiB at once
+                num = os.preadv(file, [into[done:]], start + done)
+                if not num:
                     raise _cut_short(url, start, start + length, os.fstat(file).st_size)
-                data += more
-            return data
+                done += num
         finally:
             os.close(file)
 
@@ -233,18 +233,29 @@ class RangedFile:
         if not connections.is_local(url):
             self._source = _S3Source(url) if connections.is_s3(url) else _FileSource(url)
 
-    def read(self, start: int, length: int, watch: Watch | None = None) -> memoryview:
-        """Exactly `length` bytes from `start`, read-only; see `read_buffer`."""
-        if length == 0:
-            return memoryview(b"")
+    def read_into(self, start: int, into: memoryview, watch: Watch | None = None) -> None:
+        """Fill `into` (writable, of bytes) from `start` on; see `read_buffer`."""
+        if not len(into):
+            return
         if self._source is not None:
-            return _Reading(self.url, self._source, start, length, watch).finish()
+            _Reading(self.url, self._source, start, into, watch).finish()
+            return
         if watch is not None:
             watch(0, 1)
-        data = _read_local(self.url, start, length)
+        _read_local(self.url, start, into)
         if watch is not None:
-            watch(length, 1)
-        return memoryview(data)
+            watch(len(into), 1)
+
+    def read(self, start: int, length: int, watch: Watch | None = None) -> memoryview:
+        """Exactly `length` bytes from `start`, read-only; see `read_buffer`."""
+        buffer: memoryview = np.empty(length, np.uint8).data
+        self.read_into(start, buffer, watch)
+        return buffer.toreadonly()
+
+
+def read_into(url: str, start: int, into: memoryview, *, watch: Watch | None = None) -> None:
+    """Like `read_buffer`, into memory of the caller's."""
+    RangedFile(url).read_into(start, into, watch)
 
 
 def read_buffer(url: str, start: int, length: int, *, watch: Watch | None = None) -> memoryview:

@@ -9,7 +9,9 @@ module. Columns for people: manifests/README.md.
 from __future__ import annotations
 
 import binascii
+import hashlib
 import io
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +41,7 @@ INDEX_SCHEMA = pa.schema(
         ("json_offset", pa.int64()),
         ("json_size", pa.int64()),
         ("sha256", pa.string()),  # hex, of the shard's bytes [offset, offset + size)
+        ("crc32", pa.uint32()),  # of the same bytes (ISO 3309, as in zlib): three to five times as fast to compare
         # For people and for rebuilding a damaged shard; training does not read what follows.
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -62,7 +65,6 @@ _NOTES_KEY = b"slip.index"
 _REPEATING_COLUMNS = ["image_ext", "user", "license", "license_url", "date_taken"]
 
 _PLACES = ("offset", "size", "image_offset", "image_size", "txt_offset", "txt_size", "json_offset", "json_size")
-_TEXTS = ("key", "image_ext", "sha256")
 _MEMBERS = ("image", "txt", "json")
 _MOST_MEMBER_BYTES = 2**32 - 1
 
@@ -73,15 +75,16 @@ ByteArray = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShardIndex:
-    """Where each of the n samples of one shard lies; row i is sample i of the tar. About 100 bytes a sample.
+    """Where each of the n samples of one shard lies; row i is sample i of the tar. About 75 bytes a sample.
 
     The arrays have shape (n,), cannot be written to, and count bytes of the tar.
     """
 
     keys: pa.StringArray
-    image_ext: pa.DictionaryArray
-    sha256: ByteArray
-    """Shape (n, 32): digests of the shard's bytes [offset, offset + size)."""
+    crc32: UInt32Array | None
+    """Of the shard's bytes [offset, offset + size); None in indexes of programs that did not write it."""
+    sha256: ByteArray | None
+    """Shape (n, 32): digests of the same bytes; only read where there is no crc32."""
     offset: Int64Array
     size: Int64Array
     image_offset: Int64Array
@@ -99,10 +102,21 @@ class ShardIndex:
         name: str = self.keys[row].as_py()
         return name
 
-    def ext(self, row: int) -> str:
-        """Extension of one sample's picture: "jpg"."""
-        name: str = self.image_ext[row].as_py()
-        return name
+    def damage(self, row: int, data: bytes | memoryview) -> str:
+        """What tells that `data` is not what was sealed as this sample; "" when it is.
+
+        A changed bit, or up to 32 neighbouring ones, never has the same CRC-32; anything else has it one time in 2**32.
+        """
+        if self.crc32 is not None:
+            found, expected = zlib.crc32(data), int(self.crc32[row])
+            if found == expected:
+                return ""
+            return f"crc32 of its {len(data)} bytes is {found:08x}, the index says {expected:08x}"
+        assert self.sha256 is not None
+        digest, sealed = hashlib.sha256(data).digest(), self.sha256[row].tobytes()
+        if digest == sealed:
+            return ""
+        return f"sha256 of its {len(data)} bytes is {digest.hex()}, the index says {sealed.hex()}"
 
 
 def index_bytes(index: pa.Table, notes: str = "") -> bytes:
@@ -169,13 +183,13 @@ def _digests(column: pa.StringArray) -> ByteArray | None:
 
 
 def _read_columns(data: bytes) -> pa.Table:
-    """The columns training needs, as `INDEX_SCHEMA` says, the extension as a dictionary."""
+    """The columns training needs, as `INDEX_SCHEMA` says."""
     # One thread: the columns of one shard are small, and readers have their own threads.
-    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=["image_ext"])
-    table = file.read(columns=[*_TEXTS, *_PLACES], use_threads=False)
-    fields = {name: INDEX_SCHEMA.field(name) for name in table.column_names}
-    fields["image_ext"] = pa.field("image_ext", pa.dictionary(pa.int32(), pa.string()))
-    wanted = pa.schema([fields[name] for name in (*_TEXTS, *_PLACES)])
+    file = pq.ParquetFile(pa.BufferReader(data))
+    digest = "crc32" if "crc32" in file.schema_arrow.names else "sha256"
+    names = ["key", digest, *_PLACES]
+    table = file.read(columns=names, use_threads=False)
+    wanted = pa.schema([INDEX_SCHEMA.field(name) for name in names])
     return table.select(wanted.names).cast(wanted).combine_chunks()
 
 
@@ -186,7 +200,6 @@ def parse_index(data: bytes, *, url: str, shard: str, num_samples: int, num_byte
     """
     try:
         table = _read_columns(data)
-        texts = {name: table.column(name).chunk(0) if table.num_rows else None for name in _TEXTS}
     except (pa.ArrowException, KeyError, OSError) as error:
         raise ShardError(f"{url}: not an index ({error}); {INDEX_CURE}") from error
     if table.num_rows != num_samples or table.num_rows == 0:
@@ -194,13 +207,15 @@ def parse_index(data: bytes, *, url: str, shard: str, num_samples: int, num_byte
     if empty := [name for name in table.column_names if table.column(name).null_count]:
         raise ShardError(f"{url}: column {', '.join(empty)} has empty cells; {INDEX_CURE}")
     places = {name: table.column(name).to_numpy() for name in _PLACES}
-    faults = _layout_faults(places, texts["key"], num_bytes)
-    digests = _digests(texts["sha256"])
-    if digests is None:
+    keys = table.column("key").chunk(0)
+    faults = _layout_faults(places, keys, num_bytes)
+    checksums = table.column("crc32").to_numpy() if "crc32" in table.column_names else None
+    digests = None if checksums is not None else _digests(table.column("sha256").chunk(0))
+    if checksums is None and digests is None:
         faults.append("a sha256 is not 64 hex digits")
-    if faults or digests is None:
+    if faults:
         raise ShardError(f"{url}: the index of {shard} is damaged: {'; '.join(faults)}; {INDEX_CURE}")
     arrays = {name: places[name].astype(np.uint32) if name.endswith("_size") else places[name] for name in _PLACES}
-    for array in arrays.values():
+    for array in (*arrays.values(), *([] if checksums is None else [checksums])):
         array.setflags(write=False)
-    return ShardIndex(keys=texts["key"], image_ext=texts["image_ext"], sha256=digests, **arrays)
+    return ShardIndex(keys=keys, crc32=checksums, sha256=digests, **arrays)

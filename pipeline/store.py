@@ -23,7 +23,7 @@ from fsspec import AbstractFileSystem
 
 from pipeline.connections import exists, filesystem, is_local, path_of, protocol, size, used
 from pipeline.errors import StoreError
-from pipeline.ranged import RANGE_BUDGET_S, RangedFile, Watch, read_buffer, read_range, read_whole
+from pipeline.ranged import RANGE_BUDGET_S, RangedFile, Watch, read_buffer, read_into, read_range, read_whole
 from pipeline.store_faults import Fault, classify, translated
 from pipeline.streamed import Stream, open_stream
 
@@ -45,6 +45,7 @@ __all__ = [
     "put_file",
     "read_buffer",
     "read_bytes",
+    "read_into",
     "read_range",
     "size",
     "write_bytes",

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def write_shard(folder: Path, name: str, samples: Iterable[tuple[str, dict[str, 
                     row["image_ext"] = extension
                 row[f"{kind}_offset"], row[f"{kind}_size"] = _add(tar, f"{key}.{extension}", data)
             written = bytes(buffer.getbuffer()[start : tar.offset])
-            row |= {"size": len(written), "sha256": hashlib.sha256(written).hexdigest()}
+            row |= {"size": len(written), "sha256": hashlib.sha256(written).hexdigest(), "crc32": zlib.crc32(written)}
             rows.append(row)
     data = buffer.getvalue()
     (folder / f"{name}.tar").write_bytes(data)

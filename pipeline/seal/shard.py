@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -104,10 +105,10 @@ class TarWriter:
         self._whole.update(data)
         self.offset += len(data)
 
-    def add(self, members: Sequence[tuple[str, bytes]]) -> tuple[list[int], str]:
+    def add(self, members: Sequence[tuple[str, bytes]]) -> tuple[list[int], str, int]:
         """Append the members (name, content) of one sample.
 
-        Returns the offset of each member's first byte, and the sha256 of all bytes appended.
+        Returns the offset of each member's first byte, and sha256 and CRC-32 of all bytes appended.
         """
         starts, parts, offset = [], [], self.offset
         for name, data in members:
@@ -118,7 +119,7 @@ class TarWriter:
         # The picture was hashed to check it, the sample for readers of single samples, the whole for readers of
         # shards: three passes, since what precedes the common bytes differs each time.
         self._write(sample)
-        return starts, hashlib.sha256(sample).hexdigest()
+        return starts, hashlib.sha256(sample).hexdigest(), zlib.crc32(sample)
 
     def finish(self) -> str:
         """Write the end of the archive; returns the digest of the whole file."""
@@ -181,9 +182,10 @@ class ShardWriter:
         key, offset = sample.key, self._tar.offset
         json_data, text = sample_json(sample, is_resized=self._is_resized), caption(sample).encode()
         members = ((f"{key}.{sample.image_ext}", picture), (f"{key}.json", json_data), (f"{key}.txt", text))
-        (image_offset, json_offset, txt_offset), sha256 = self._tar.add(members)
+        (image_offset, json_offset, txt_offset), sha256, crc32 = self._tar.add(members)
         row: dict[str, Any] = {name: getattr(sample, name) for name in _PLAIN_COLUMNS}
-        row |= {"key": key, "offset": offset, "size": self._tar.offset - offset, "sha256": sha256}
+        row |= {"key": key, "offset": offset, "size": self._tar.offset - offset}
+        row |= {"sha256": sha256, "crc32": crc32}
         row |= {"image_ext": sample.image_ext, "image_offset": image_offset, "image_size": len(picture)}
         row |= {"json_offset": json_offset, "json_size": len(json_data)}
         row |= {"txt_offset": txt_offset, "txt_size": len(text)}

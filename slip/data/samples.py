@@ -24,17 +24,15 @@ class RawSample:
     key: str
     image: bytes | memoryview
     """Encoded; a view of what was read together with its neighbours, where that saves a copy."""
-    image_ext: str
     text: str
     """The caption of the .txt member."""
-    title: str
-    """From the .json member; "" when there is none or it is not usable as a caption."""
-    description: str
+    json: bytes | memoryview
+    """The .json member, empty when there is none."""
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """The captions to draw from, never empty."""
-        return tuple(text for text in (self.title, self.description) if text) or (self.text,)
+        """The captions to draw from, never empty: title and description where they are usable, else the text."""
+        return tuple(text for text in usable_texts(self.json) if text) or (self.text,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +50,10 @@ Window = Sequence[RawSample | DamagedSample]
 """The samples of one window (see `slip.data.plan`), in the order of use."""
 
 
-def usable_texts(data: bytes) -> tuple[str, str]:
+def usable_texts(data: bytes | memoryview) -> tuple[str, str]:
     """Title and description out of a sample's .json, each "" unless it is a usable text."""
     try:
-        content = json.loads(data)
+        content = json.loads(bytes(data)) if len(data) else None
     except ValueError:
         return "", ""
     if not isinstance(content, dict):
@@ -74,15 +72,12 @@ def cut_sample(data: memoryview, sample_id: int, url: str, index: ShardIndex, ro
     def member(start: int, size: int) -> memoryview:
         return data[start - offset : start - offset + size]
 
-    title, description = usable_texts(bytes(member(int(index.json_offset[row]), int(index.json_size[row]))))
     return RawSample(
         sample_id=sample_id,
         shard=url,
         offset=offset,
         key=index.key(row),
         image=member(int(index.image_offset[row]), int(index.image_size[row])),
-        image_ext=index.ext(row),
         text=str(member(int(index.txt_offset[row]), int(index.txt_size[row])), "utf-8", errors="replace"),
-        title=title,
-        description=description,
+        json=member(int(index.json_offset[row]), int(index.json_size[row])),
     )

@@ -12,7 +12,6 @@ shard or index that is missing or cannot be read is an error of the run (StoreEr
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -26,8 +25,10 @@ from typing import NamedTuple, overload
 
 from pipeline import store
 from pipeline.manifest import ShardIndex
+from slip.data.buffers import BufferPool
 from slip.data.cache import BlockCache
 from slip.data.indexes import IndexCache
+from slip.data.order import Int64Array
 from slip.data.plan import Plan, Run, WindowKey
 from slip.data.samples import DamagedSample, RawSample, Window, cut_sample
 from slip.data.sets import Mix, PlacedShard
@@ -69,6 +70,14 @@ class _LazyWindow(Sequence[RawSample | DamagedSample]):
         if isinstance(number, slice):
             return _LazyWindow(self._samples[number], self._opener)
         return self._opener(self._samples[number])
+
+
+class _Held(NamedTuple):
+    """A window that is being read or used."""
+
+    sample_ids: list[int]
+    """In the order of use."""
+    samples: Future[Window]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -126,7 +135,8 @@ class SampleReader:
         if cache is not None:
             cache.claim((placed.url, placed.shard.sha256) for placed in mix.shards)
         self._pool = ThreadPoolExecutor(connections, thread_name_prefix="read")
-        self._held: dict[WindowKey, Future[Window]] = {}
+        self._buffers = BufferPool()
+        self._held: dict[WindowKey, _Held] = {}
         self._readings: dict[int, _Reading] = {}
         self._planned: deque[list[Run]] = deque()
         self._planned_to = self._stop = 0
@@ -144,7 +154,7 @@ class SampleReader:
 
     def start(self, samples: int, stop: int) -> None:
         """Batches from `samples` consumed samples on, to `stop`; forgets what was read ahead."""
-        for future in self._held.values():
+        for _, future in self._held.values():
             future.cancel()
         self._held.clear()
         self._ahead.clear()
@@ -159,8 +169,8 @@ class SampleReader:
         slots: list[Slot] = []
         for key, start, stop in runs:
             self._ahead.pop(key, None)
-            ids, future = self.plan.window(key)[start:stop].tolist(), self._held[key]
-            slots += [Slot(future, start + i, sample_id, key.epoch) for i, sample_id in enumerate(ids)]
+            ids, future = self._held[key]
+            slots += [Slot(future, number, ids[number], key.epoch) for number in range(start, stop)]
         while self._planned_to < self._stop and sum(self._ahead.values()) < self._prefetch_bytes:
             self._plan_batch()
         return slots
@@ -171,7 +181,8 @@ class SampleReader:
         for key, _, _ in runs:
             if key not in self._held:
                 begin, end = self.plan.orders[key.data_set].window_slots(key.lane, key.window)
-                self._held[key] = self._pool.submit(self._read_window, key)
+                ids = self.plan.window(key)
+                self._held[key] = _Held(ids.tolist(), self._pool.submit(self._read_window, ids, key.lane))
                 self._ahead[key] = (end - begin) * self._sample_bytes[key.data_set]
         self._planned.append(runs)
         self._planned_to += self.plan.global_batch
@@ -194,11 +205,10 @@ class SampleReader:
         if self._cache is not None:
             self._cache.close()
 
-    def _read_window(self, key: WindowKey) -> Window:
-        sample_ids = self.plan.window(key)
+    def _read_window(self, sample_ids: Int64Array, lane: int) -> Window:
         samples: dict[int, _Unopened] = {}
         for shard, first, stop in self.plan.pieces(sample_ids):
-            samples.update(self._read_piece(self._mix.shards[shard], first, stop, key.lane))
+            samples.update(self._read_piece(self._mix.shards[shard], first, stop, lane))
         return _LazyWindow([samples[sample_id] for sample_id in sample_ids.tolist()], self._open)
 
     @contextmanager
@@ -215,7 +225,9 @@ class SampleReader:
 
     def _fetch(self, url: str, purpose: str, start: int, length: int) -> memoryview:
         with self._noted(url, start, length, purpose) as reading:
-            return store.read_buffer(url, start, length, watch=reading.watch)
+            buffer = self._buffers.take(length)
+            store.read_into(url, start, buffer, watch=reading.watch)
+            return buffer.toreadonly()
 
     def _read_piece(self, placed: PlacedShard, first: int, stop: int, lane: int) -> Iterator[tuple[int, _Unopened]]:
         """Samples in rows [first, stop) of a shard, by id; one ranged read."""
@@ -235,16 +247,16 @@ class SampleReader:
     def _open(self, sample: _Unopened) -> RawSample | DamagedSample:
         """Compare a sample with its digest and take it apart; called by decode threads."""
         data, placed, index, row = sample
-        sample_id, expected = placed.first_id + row, index.sha256[row].tobytes()
-        if hashlib.sha256(data).digest() == expected:
+        sample_id = placed.first_id + row
+        detail = index.damage(row, data)
+        if not detail:
             return cut_sample(data, sample_id, placed.url, index, row)
         url, key, offset, size = placed.url, index.key(row), int(index.offset[row]), int(index.size[row])
-        logger.warning("%s: sample %s at byte %d does not match its sha256; reading it again", url, key, offset)
+        logger.warning("%s: reading sample %s at byte %d again: %s", url, key, offset, detail)
         if self._cache is not None:
             self._cache.drop(url, placed.shard.sha256, offset, size)
         data = self._fetch(url, f"sample {key} again", offset, size)
-        found = hashlib.sha256(data).digest()
-        if found == expected:
+        detail = index.damage(row, data)
+        if not detail:
             return cut_sample(data, sample_id, url, index, row)
-        detail = f"sha256 of its {size} bytes is {found.hex()}, the index says {expected.hex()}"
         return DamagedSample(sample_id=sample_id, shard=url, offset=offset, key=key, detail=detail)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -59,6 +60,22 @@ class _Picture:
     reason: str
 
 
+class _Digests:
+    """sha256 and CRC-32 of bytes that come in pieces."""
+
+    def __init__(self) -> None:
+        self.sha256, self.crc32 = hashlib.sha256(), 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        self.sha256.update(data)
+        self.crc32 = zlib.crc32(data, self.crc32)
+
+    def copy(self) -> _Digests:
+        other = _Digests()
+        other.sha256, other.crc32 = self.sha256.copy(), self.crc32
+        return other
+
+
 @dataclass(slots=True, kw_only=True)
 class _Sample:
     """The members of one key, as they come."""
@@ -66,9 +83,9 @@ class _Sample:
     key: str
     offset: int
     end: int
-    digest: Any
+    digest: _Digests
     """Of the tar's bytes [offset, end)."""
-    after: Any = None
+    after: _Digests | None = None
     """The digest going on over what follows `end`, when that is no member of a sample but may stand within one."""
     extensions: set[str] = field(default_factory=set)
     pictures: dict[str, _Picture] = field(default_factory=dict)
@@ -130,7 +147,7 @@ class _Indexer:
         sample = self._sample
         if sample is None or sample.key != key:
             self.finish_sample()
-            sample = _Sample(key=key, offset=member.start, end=member.end, digest=hashlib.sha256())
+            sample = _Sample(key=key, offset=member.start, end=member.end, digest=_Digests())
             self._sample = sample
             if not _is_utf8(key):
                 sample.reason = "name_not_utf8"
@@ -190,15 +207,16 @@ class _Indexer:
             return
         self._keys.add(sample.key)
         place = (sample.offset, sample.end - sample.offset, picture.offset, picture.size, *caption[:2])
-        digests = (sample.digest.hexdigest(), picture.sha256)
+        digests = (sample.digest.sha256.hexdigest(), sample.digest.crc32, picture.sha256)
         self.rows.append((sample.key, picture.ext, *place, *digests, picture.width, picture.height))
 
     def table(self) -> pa.Table:
         """The rows as `INDEX_SCHEMA`. Of a .json of others nothing is known: it counts as empty, texts as unknown."""
-        names = "key image_ext offset size image_offset image_size txt_offset txt_size sha256 image_sha256 width height"
+        names = "key image_ext offset size image_offset image_size txt_offset txt_size "
+        names += "sha256 crc32 image_sha256 width height"
         columns = dict(zip(names.split(), zip(*self.rows, strict=True), strict=False)) if self.rows else {}
         columns["json_offset"] = columns.get("image_offset", ())
-        blank = {pa.string(): "", pa.bool_(): False, pa.int64(): 0, pa.int32(): 0}
+        blank = {pa.string(): "", pa.bool_(): False, pa.int64(): 0, pa.int32(): 0, pa.uint32(): 0}
         for column in INDEX_SCHEMA:
             columns.setdefault(column.name, (blank[column.type],) * len(self.rows))
         return pa.table({name: columns[name] for name in INDEX_SCHEMA.names}, schema=INDEX_SCHEMA)

@@ -95,11 +95,11 @@ class TarReader:
         key = str(members["__key__"])
         image, caption = _member(members, IMAGE_EXTENSIONS), _member(members, CAPTION_EXTENSIONS)
         text = caption[1].decode("utf-8", errors="replace").strip() if caption is not None else ""
-        title, description = usable_texts(members.get("json", b""))
+        json = members.get("json", b"")
         if image is None:
             self._skip("no image", f"{url}: sample {key} has no .{', .'.join(IMAGE_EXTENSIONS)} or an empty one")
             return None
-        if self._needs_text and not (text or title or description):
+        if self._needs_text and not (text or any(usable_texts(json))):
             self._skip("no caption", f"{url}: sample {key} has no .{', .'.join(CAPTION_EXTENSIONS)} or an empty one")
             return None
         return RawSample(
@@ -108,10 +108,8 @@ class TarReader:
             offset=offset,
             key=key,
             image=image[1],
-            image_ext=image[0],
             text=text,
-            title=title,
-            description=description,
+            json=json,
         )
 
     def _skip_member(self, error: Exception) -> bool:

@@ -4,8 +4,9 @@ Comes in: nothing; pictures are random bytes. Goes out: a table. Ratios are of m
 
     python tests/bench/streaming.py --folder /tmp --parts a,b,c,d,e,f
 
-  a  from S3, all digests checked, against obstore alone (whole objects, or ranges of 8 MB: the faster of the two) on as
-     many connections, counting bytes only
+  a  from S3, checksums compared, against obstore alone (whole objects, or ranges of 8 MB: the faster of the two) on as
+     many connections, counting bytes only; with the server on the same cores, more connections than cores measure who
+     uses less of the processor
   b  from local disk against the webdataset library on the same tars, nothing decoded
   c  from opening the manifest to the first batch, on S3, 1,500 shards x 10,000 samples
   d  the same on local disk at random places of the epoch; and the plan of the whole epoch
@@ -31,6 +32,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -75,6 +77,7 @@ class Options:
     shards: int
     samples: int
     full_samples: int
+    full_shards: int
     port: int
 
 
@@ -98,32 +101,34 @@ def shown(pace: Pace) -> str:
     return f"{pace.per_s:,.0f} samples/s, {pace.cpu_us:,.0f} CPU-us each"
 
 
-def bench_s3(url: str, rounds: int) -> Rows:
+def bench_s3(url: str, rounds: int, num_shards: int) -> Rows:
     """Part a."""
-    mix = open_mix([url])
-    rates = by_turns(
-        rounds,
-        {
-            "ours": lambda: reader_rate(mix),
-            "objects": lambda: raw_rate(mix, whole=True),
-            "ranges": lambda: raw_rate(mix, whole=False),
-        },
-    )
+    mix, rows = open_mix([url]), []
     mb = mix.num_bytes / mix.num_samples / 1e6
-    rows = [
-        (f"S3, {name}, {CONNECTIONS} connections", f"{rates[key].per_s * mb:,.0f} MB/s, {shown(rates[key])}")
-        for key, name in (("ours", "ours"), ("objects", "obstore, objects"), ("ranges", "obstore, 8 MB ranges"))
-    ]
-    return [
-        *rows,
-        ("ours / best raw client", f"{rates['ours'].per_s / max(rates['objects'].per_s, rates['ranges'].per_s):.2f}"),
-    ]
+    for connections in (1, 2, 4, CONNECTIONS):
+        num = num_shards * mix.shards[0].shard.num_samples
+        rates = by_turns(
+            rounds,
+            {
+                "ours": partial(reader_rate, mix, num, connections),
+                "obstore, objects": partial(raw_rate, mix, num_shards, connections, whole=True),
+                "obstore, 8 MB ranges": partial(raw_rate, mix, num_shards, connections, whole=False),
+            },
+        )
+        rows += [(f"S3 x {connections}, {name}", f"{p.per_s * mb:,.0f} MB/s, {shown(p)}") for name, p in rates.items()]
+        best = max(pace.per_s for name, pace in rates.items() if name != "ours")
+        rows.append((f"S3 x {connections}, ours / best raw client", f"{rates['ours'].per_s / best:.2f}"))
+    return rows
 
 
-def bench_local(url: str, rounds: int) -> Rows:
+def bench_local(url: str, rounds: int, num_shards: int) -> Rows:
     """Part b."""
     mix = open_mix([url])
-    rates = by_turns(rounds, {"ours": lambda: reader_rate(mix), "webdataset": lambda: webdataset_rate(mix)})
+    num = num_shards * mix.shards[0].shard.num_samples
+    rates = by_turns(
+        rounds,
+        {"ours": partial(reader_rate, mix, num, CONNECTIONS), "webdataset": partial(webdataset_rate, mix, num_shards)},
+    )
     rows = [(f"local disk, {name}", shown(pace)) for name, pace in rates.items()]
     return [*rows, ("ours / webdataset", f"{rates['ours'].per_s / rates['webdataset'].per_s:.2f}")]
 
@@ -189,7 +194,7 @@ def bench_memory(url: str) -> Rows:
     plan = make_plan(mix, seed=0, global_batch=BATCH)
     found, begin = [], time.perf_counter()
     with closing(SampleReader(mix, plan, connections=CONNECTIONS, prefetch_bytes=64 << 20)) as reader:
-        for number, _ in enumerate(delivered(reader, plan, -(-1_000_000 // BATCH) * BATCH), 1):
+        for number, _ in enumerate(delivered(reader, 0, -(-1_000_000 // BATCH) * BATCH), 1):
             if number % 50_000 == 0:
                 found.append(memory_kb("VmRSS"))
         rate = number / (time.perf_counter() - begin)
@@ -226,28 +231,23 @@ def bench_faults(url: str, rounds: int) -> Rows:
 def measure(options: Options, folder: Path, parts: set[str]) -> Rows:
     """Make the data that the parts need, and measure; the environment names a running S3 server."""
     rows: Rows = []
-    if parts & set("abf"):
+    if "f" in parts:
         shards = data.write_set(
             folder / "set", num_shards=options.shards, samples=options.samples, picture_bytes=PICTURE_BYTES
         )
-        if parts & set("af"):
-            url = data.put_set(folder / "set", shards, f"s3://{data.BUCKET}/set")
-        if "a" in parts:
-            rows += fresh(bench_s3, url, options.rounds)
-        if "b" in parts:
-            rows += fresh(bench_local, str(folder / "set"), options.rounds)
-        if "f" in parts:
-            rows += fresh(bench_faults, url, options.rounds)
-    if parts & set("cd"):
+        rows += fresh(bench_faults, data.put_set(folder / "set", shards, f"s3://{data.BUCKET}/set"), options.rounds)
+    if parts & set("abcd"):
         (full,) = data.write_set(
             folder / "full", num_shards=1, samples=options.full_samples, picture_bytes=PICTURE_BYTES
         )
-        if "c" in parts:
-            url = data.copied_set(folder / "full", full, "full", NUM_SHARDS)
-            rows += bench_first_batch(url, "S3, first", options.rounds, resumed=False)
-        if "d" in parts:
-            linked = data.linked_set(folder / "linked", folder / "full", full, NUM_SHARDS)
-            rows += bench_resume(linked, options.rounds)
+    if parts & set("ac"):
+        url = data.copied_set(folder / "full", full, "full", NUM_SHARDS)
+        rows += fresh(bench_s3, url, options.rounds, options.full_shards) if "a" in parts else []
+        rows += bench_first_batch(url, "S3, first", options.rounds, resumed=False) if "c" in parts else []
+    if parts & set("bd"):
+        url = data.linked_set(folder / "linked", folder / "full", full, NUM_SHARDS)
+        rows += fresh(bench_local, url, options.rounds, options.full_shards) if "b" in parts else []
+        rows += bench_resume(url, options.rounds) if "d" in parts else []
     if "e" in parts:
         tiny = data.write_set(folder / "tiny", num_shards=20, samples=5_000, picture_bytes=TINY_PICTURE_BYTES)
         rows += fresh(bench_memory, data.put_set(folder / "tiny", tiny, f"s3://{data.BUCKET}/tiny"))
@@ -260,9 +260,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="where the temporary folder goes")
     parser.add_argument("--parts", default="a,b,c,d,e,f")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--shards", type=int, default=24, help="shards of the set of parts a, b and f")
+    parser.add_argument("--shards", type=int, default=24, help="shards of the set of part f")
     parser.add_argument("--samples", type=int, default=1_000, help="samples in each of them")
-    parser.add_argument("--full-samples", type=int, default=10_000, help="samples in each shard of parts c and d")
+    parser.add_argument("--full-samples", type=int, default=10_000, help="samples in each shard of parts a to d")
+    parser.add_argument("--full-shards", type=int, default=8, help="so many of those are read in parts a and b")
     parser.add_argument("--port", type=int, default=27480, help="of the S3 server, which also takes the next one")
     options = Options(**vars(parser.parse_args()))
     parts = set(options.parts.split(","))

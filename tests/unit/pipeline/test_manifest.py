@@ -185,6 +185,7 @@ def index_rows(num_samples: int = 3) -> list[dict[str, Any]]:
     rows = []
     for i in range(num_samples):
         row: dict[str, Any] = {"key": f"k{i}", "offset": 3072 * i, "size": 3072, "image_ext": "jpg", "sha256": SHA}
+        row["crc32"] = 7
         for j, member in enumerate(("image", "json", "txt")):
             row |= {f"{member}_offset": 3072 * i + 1024 * j + 512, f"{member}_size": 500}
         rows.append(row)
@@ -201,18 +202,18 @@ def write_index(tmp_path: Path, rows: list[dict[str, Any]], num_bytes: int = 10_
 
 def test_read_index(tmp_path: Path) -> None:
     rows = index_rows()
-    rows[1] |= {"image_ext": "png", "sha256": SHA[::-1]}
+    rows[1] |= {"image_ext": "png", "crc32": 2**32 - 1}
     entry = write_index(tmp_path, rows)
     for base in (str(tmp_path), str(tmp_path / "manifest.json")):
         index = m.read_index(base, entry)
         assert index.keys.to_pylist() == ["k0", "k1", "k2"]
-        assert [(index.key(row), index.ext(row)) for row in range(3)] == [("k0", "jpg"), ("k1", "png"), ("k2", "jpg")]
+        assert [index.key(row) for row in range(3)] == ["k0", "k1", "k2"]
         assert len(index) == 3
         assert index.offset.tolist() == [0, 3072, 6144]
         assert index.json_offset.tolist() == [1536, 4608, 7680]
         assert index.txt_size.tolist() == [500, 500, 500]
-        assert index.sha256.shape == (3, 32)
-        assert [digest.tobytes().hex() for digest in index.sha256] == [SHA, SHA[::-1], SHA]
+        assert index.crc32 is not None
+        assert index.crc32.tolist() == [7, 2**32 - 1, 7]
 
 
 def test_an_index_of_another_length(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import store
@@ -51,6 +52,7 @@ def test_a_shard_is_what_its_manifest_and_index_say(tmp_path: Path) -> None:
         assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.num_bytes, shard.sha256)
         assert len(data) % 10_240 == 0
         index = read_index(config.output, shard)
+        digests = pq.read_table(tmp_path / "out" / shard.index)["sha256"].to_pylist()
         rows = {selection_row(i)["key"]: (i, selection_row(i)) for i in range(8 * unit, 8 * unit + 8)}
         assert index.keys.to_pylist() == sorted(k for k, (i, _) in rows.items() if i - 8 * unit not in REJECTED)
         for n, key in enumerate(index.keys.to_pylist()):
@@ -77,7 +79,8 @@ def test_a_shard_is_what_its_manifest_and_index_say(tmp_path: Path) -> None:
                 "error_message": None,
             }
             whole = data[index.offset[n] : index.offset[n] + index.size[n]]
-            assert hashlib.sha256(whole).digest() == index.sha256[n].tobytes()
+            assert index.damage(n, whole) == ""
+            assert hashlib.sha256(whole).hexdigest() == digests[n]
             assert index.offset[n] == (index.offset[n - 1] + index.size[n - 1] if n else 0)
 
 

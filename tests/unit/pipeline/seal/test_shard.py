@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def test_same_bytes_as_tarfile_and_offsets_and_digests_that_fit(samples: list[di
     found = []
     for members in samples:
         begin = writer.offset
-        starts, sha256 = writer.add(list(members.items()))
+        starts, sha256, crc32 = writer.add(list(members.items()))
+        assert crc32 == zlib.crc32(ours.getvalue()[begin:])
         found.append((begin, writer.offset, starts, sha256, members))
     digest = writer.finish()
     with tarfile.open(fileobj=theirs, mode="w", format=tarfile.USTAR_FORMAT) as tar:

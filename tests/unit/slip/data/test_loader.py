@@ -204,7 +204,7 @@ def test_damaged_samples_are_named_replaced_and_limited(
         assert loader.num_damaged == 2
     assert [tuple(batch.views[0].shape) for batch in clean + batches] == [(8, 3, 24, 24)] * 13
     lines = [record.getMessage() for record in caplog.records if "damaged and replaced" in record.getMessage()]
-    assert any("00002.tar: sample 000012 at byte" in line and "sha256" in line for line in lines)
+    assert any("00002.tar: sample 000012 at byte" in line and "crc32" in line for line in lines)
     assert any("00002.tar: sample 000020 at byte" in line and "cannot be decoded" in line for line in lines)
     replaced = 0
     for batch in batches:
@@ -262,7 +262,7 @@ def test_a_stall_is_told(
 ) -> None:
     make_dataset(COUNTS)
     expected = content(load(make_config(tmp_path), 0, 1))
-    real = store.read_buffer
+    real = store.read_into
     told = threading.Event()
 
     class Listener(logging.Handler):
@@ -270,11 +270,11 @@ def test_a_stall_is_told(
             if "s late" in record.getMessage():
                 told.set()
 
-    def read_buffer(url: str, start: int, length: int, *, watch: store.Watch | None = None) -> memoryview:
+    def read_into(url: str, start: int, into: memoryview, *, watch: store.Watch | None = None) -> None:
         assert told.wait(60)
-        return real(url, start, length, watch=watch)
+        real(url, start, into, watch=watch)
 
-    monkeypatch.setattr(store, "read_buffer", read_buffer)
+    monkeypatch.setattr(store, "read_into", read_into)
     logger, listener = logging.getLogger("slip.data.loader"), Listener()
     logger.addHandler(listener)
     config = make_config(tmp_path, workers=workers)

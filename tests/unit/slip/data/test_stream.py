@@ -63,12 +63,10 @@ def test_samples_are_what_tarfile_reads(make_dataset: MakeDataset, tmp_path: Pat
         expected = members[sample.sample_id]
         content = json.loads(expected["json"])
         assert sample.image == expected["jpg"]
-        assert sample.image_ext == "jpg"
         assert sample.key.encode() == expected["key"]
         assert sample.text.encode() == expected["txt"]
-        assert sample.title == (content["title"] if content["title_usable"] else "")
-        assert sample.description == (content["description"] if content["description_usable"] else "")
-        usable = [text for text in (sample.title, sample.description) if text]
+        assert sample.json == expected["json"]
+        usable = [content[name] for name in ("title", "description") if content[f"{name}_usable"]]
         assert list(sample.captions) == (usable or [sample.text])
 
 
@@ -78,21 +76,21 @@ def test_one_ranged_read_a_piece_and_one_index_a_shard(
     make_dataset((100,))
     ranges: list[int] = []
     indexes: list[str] = []
-    real_buffer, real_index = store.read_buffer, read_index
+    real_into, real_index = store.read_into, read_index
 
-    def read_buffer(url: str, start: int, length: int, *, watch: store.Watch | None = None) -> memoryview:
-        ranges.append(length)
-        return real_buffer(url, start, length, watch=watch)
+    def read_into(url: str, start: int, into: memoryview, *, watch: store.Watch | None = None) -> None:
+        ranges.append(len(into))
+        real_into(url, start, into, watch=watch)
 
     def count_index(base_url: str, shard: Shard) -> ShardIndex:
         indexes.append(shard.name)
         return real_index(base_url, shard)
 
-    monkeypatch.setattr(store, "read_buffer", read_buffer)
+    monkeypatch.setattr(store, "read_into", read_into)
     monkeypatch.setattr("slip.data.indexes.read_index", count_index)
     assert len(read_all(tmp_path, stop=100, lanes=1, window=20)) == 100
     assert indexes == ["00000.tar"]
-    assert len(ranges) <= 6  # five windows, one of which goes around the end of the ring
+    assert 5 <= len(ranges) <= 6  # five windows, one of which goes around the end of the ring
 
 
 def flip_byte(path: Path, offset: int) -> None:
@@ -109,23 +107,23 @@ def test_a_damaged_byte_is_named(make_dataset: MakeDataset, tmp_path: Path, capl
     assert [(d.sample_id, d.shard, d.key, d.offset) for d in damaged] == [
         (11, str(tmp_path / "00002.tar"), "000011", int(index.offset[3]))
     ]
-    assert f"the index says {index.sha256[3].tobytes().hex()}" in damaged[0].detail
-    assert "reading it again" in caplog.text
+    assert index.crc32 is not None
+    assert f"the index says {index.crc32[3]:08x}" in damaged[0].detail
+    assert "reading sample 000011 at byte" in caplog.text
 
 
 def corrupt_first_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Flip a bit in what is read first; the URLs that were hit."""
-    real = store.read_buffer
+    real = store.read_into
     broken: list[str] = []
 
-    def read_buffer(url: str, start: int, length: int, *, watch: store.Watch | None = None) -> memoryview:
-        data = bytearray(real(url, start, length, watch=watch))
+    def read_into(url: str, start: int, into: memoryview, *, watch: store.Watch | None = None) -> None:
+        real(url, start, into, watch=watch)
         if not broken:
             broken.append(url)
-            data[len(data) // 2] ^= 1
-        return memoryview(data)
+            into[len(into) // 2] ^= 1
 
-    monkeypatch.setattr(store, "read_buffer", read_buffer)
+    monkeypatch.setattr(store, "read_into", read_into)
     return broken
 
 
@@ -185,17 +183,17 @@ def test_a_rank_reads_only_its_lanes_and_resumes_without_the_past(make_dataset: 
 
 def test_what_a_stall_waits_for(make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_dataset((24,))
-    real = store.read_buffer
+    real = store.read_into
     reached, go_on = threading.Event(), threading.Event()
 
-    def read_buffer(url: str, start: int, length: int, *, watch: store.Watch | None = None) -> memoryview:
+    def read_into(url: str, start: int, into: memoryview, *, watch: store.Watch | None = None) -> None:
         assert watch is not None
         watch(1_000_000, 3)
         reached.set()
         assert go_on.wait(60)
-        return real(url, start, length)
+        real(url, start, into)
 
-    monkeypatch.setattr(store, "read_buffer", read_buffer)
+    monkeypatch.setattr(store, "read_into", read_into)
     reader = SampleReader(*opened(tmp_path, lanes=1), connections=1)
     assert reader.waiting_for() == ""
     reader.start(0, 4)

@@ -53,7 +53,7 @@ def test_samples_are_what_tarfile_reads(tmp_path: Path) -> None:
             content = tar.extractfile(member)
             assert content is not None
             assert sample.image == content.read()
-            assert (sample.shard, sample.offset, sample.image_ext) == (url, member.offset, "jpg")
+            assert (sample.shard, sample.offset) == (url, member.offset)
             assert (sample.key, sample.captions) == (f"{n:03d}", (f"text {n}",))
     assert len(samples) == 30
     assert sum(progress) == (tmp_path / "a.tar").stat().st_size
@@ -72,9 +72,9 @@ def test_members_by_other_names(tmp_path: Path) -> None:
         ],
     )  # fmt: skip
     reader = TarReader(max_damaged=0)
-    found = [(s.key, s.image_ext, s.image, s.captions) for s in read(reader, url)]
-    assert found[:2] == [("d/1", "png", b"one", ("first",)), ("d/2", "webp", b"two", ("second",))]
-    assert found[-1] == ("d/3", "jpeg", b"three", ("a title",))
+    found = [(s.key, s.image, s.captions) for s in read(reader, url)]
+    assert found[:2] == [("d/1", b"one", ("first",)), ("d/2", b"two", ("second",))]
+    assert found[-1] == ("d/3", b"three", ("a title",))
 
 
 def test_what_is_not_a_sample_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

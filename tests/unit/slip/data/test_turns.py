@@ -13,8 +13,7 @@ from slip.data.turns import Reader, Stopped, Turns
 
 def sample(key: str, num_bytes: int = 10) -> RawSample:
     return RawSample(
-        sample_id=-1, shard="a.tar", offset=0, key=key, image=b"x" * num_bytes, image_ext="jpg", text=key,
-        title="", description="",
+        sample_id=-1, shard="a.tar", offset=0, key=key, image=b"x" * num_bytes, text=key, json=b"",
     )  # fmt: skip
 
 

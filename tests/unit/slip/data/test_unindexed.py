@@ -61,7 +61,7 @@ def texts(source: Source, samples: int = 0, num_batches: int = 10) -> list[str]:
     """Captions of some batches from a position on; the picture must be the caption's."""
     source.start(samples, samples + 10**6)
     found = [sample for _ in range(num_batches) for sample in used(source.next_batch())]
-    assert all(sample.image.decode() == f"picture {sample.text}" for sample in found)
+    assert all(bytes(sample.image).decode() == f"picture {sample.text}" for sample in found)
     return [sample.text for sample in found]
 
 
