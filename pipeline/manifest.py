@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -47,6 +48,8 @@ __all__ = [
     "shard_url",
     "write_manifest",
 ]
+
+_log = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.json"
 VERSION = 2
@@ -234,6 +237,20 @@ def manifest_url(url: str) -> str:
     return url if url.rstrip("/").endswith(".json") else store.join(url, MANIFEST_NAME)
 
 
+def _read_twice(url: str) -> bytes:
+    """The content on which two readings agree: nothing tells whether a manifest was damaged on its way."""
+    before = store.read_bytes(url)
+    if store.is_local(url):
+        return before
+    for _ in range(3):
+        data = store.read_bytes(url)
+        if data == before:
+            return data
+        _log.warning("%s: came differently when it was read again; reading it once more", url)
+        before = data
+    raise ManifestError(f"{url}: is different each time it is read; find out what is wrong with the store or network")
+
+
 def load_manifest(url: str) -> Manifest:
     """Read and check the manifest at `url`, the manifest itself or the folder it is in."""
     url = manifest_url(url)
@@ -242,7 +259,7 @@ def load_manifest(url: str) -> Manifest:
             f"{url}: there is no manifest; it is written last, so either the path is wrong or the build has not "
             "finished (run the build command again)"
         )
-    return Manifest.from_json(store.read_bytes(url), url)
+    return Manifest.from_json(_read_twice(url), url)
 
 
 def write_manifest(manifest: Manifest, base_url: str) -> None:
@@ -270,6 +287,10 @@ def read_index(base_url: str, shard: Shard) -> ShardIndex:
     url = store.join(_folder(base_url), shard.index)
     data = store.read_bytes(url)
     found = hashlib.sha256(data).hexdigest()
+    if found != shard.index_sha256 and not store.is_local(url):
+        _log.warning("%s: sha256 is %s, the manifest says %s; reading it again", url, found, shard.index_sha256)
+        data = store.read_bytes(url)
+        found = hashlib.sha256(data).hexdigest()
     if found != shard.index_sha256:
         raise ShardError(f"{url}: sha256 is {found}, the manifest says {shard.index_sha256}; {INDEX_CURE}")
     return parse_index(data, url=url, shard=shard.name, num_samples=shard.num_samples, num_bytes=shard.num_bytes)

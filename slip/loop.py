@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.errors import DivergedError, ShardError
+from pipeline.errors import ConfigError, DivergedError, ShardError
 from slip import checkpoint
 from slip.config import TrainConfig
 from slip.data.augment import normalise
@@ -44,6 +44,7 @@ from slip.optim import build_optimizer, lr_at, set_lr, total_steps
 logger = logging.getLogger(__name__)
 
 _MAX_NAMED_SAMPLES = 16
+_MAX_NAMED_DAMAGED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,11 +146,11 @@ def _diverged(
     )
 
 
-def _too_damaged(num_damaged: int, config: TrainConfig) -> ShardError:
+def _too_damaged(num_damaged: int, own: list[str], config: TrainConfig) -> ShardError:
+    named = "; ".join(own[:_MAX_NAMED_DAMAGED]) or "see the log of the other ranks"
     return ShardError(
-        f"{' '.join(config.data.manifest)}: {num_damaged} damaged samples on all ranks (each is named in the log), "
-        f"--data.max-damaged allows {config.data.max_damaged}: repair the data set "
-        "(build_yfcc15m.py --stage repair), or raise the limit"
+        f"{named}; that makes {num_damaged} damaged samples on all ranks, --data.max-damaged allows "
+        f"{config.data.max_damaged}: repair the data set (build_yfcc15m.py --stage repair), or raise the limit"
     )
 
 
@@ -209,6 +210,16 @@ def _open_ledger(config: TrainConfig, source: Source, world: World, step: int) -
     )
 
 
+def _check_same_data(source: Source, world: World) -> None:
+    """Every rank read the manifests itself; nodes may have found different ones under the same path."""
+    number = int(source.digest[:8], 16)
+    if sum_over_ranks([number])[0] != number * world.world_size:
+        raise ConfigError(
+            f"rank {world.rank} found the data with sha256 {source.digest} behind --data.manifest, other ranks found "
+            "others; is it the same file on all nodes?"
+        )
+
+
 def _ends_epochs(step: int, config: TrainConfig, source: Source) -> bool:
     """Whether the step is the first after which another `eval.every_epochs` epochs are whole."""
     batch, every = config.optim.global_batch, source.num_samples * config.eval.every_epochs
@@ -225,6 +236,7 @@ def train(config: TrainConfig) -> TrainResult:
     labelled = open_labelled_set(config.eval.zeroshot) if config.eval.zeroshot is not None else None
     objective = find_objective(config.objective)
     source = open_source(config, world.rank, world.world_size, needs_text=objective.needs_text)
+    _check_same_data(source, world)
     loader = Loader(config, source, objective.views, needs_text=objective.needs_text)
     global_batch = config.optim.global_batch
     steps_per_epoch = source.num_samples / global_batch
@@ -274,10 +286,10 @@ def train(config: TrainConfig) -> TrainResult:
             clock.add(step_s=time.perf_counter() - began, data_s=data_s)
 
             # Ranks hear a signal at different moments; all stop after the same step.
-            num_signalled, num_damaged = sum_over_ranks([int(stop.name is not None), loader.num_damaged])
+            num_signalled, num_damaged = sum_over_ranks([int(stop.name is not None), len(loader.damaged)])
             stopped = num_signalled > 0
             if num_damaged > config.data.max_damaged:
-                raise _too_damaged(num_damaged, config)
+                raise _too_damaged(num_damaged, loader.damaged, config)
             if step % config.log_every == 0 or step == last_step or stopped:
                 images_per_s, wait_s, wait_share = clock.take()
                 record = {"step": step, "epoch": step / steps_per_epoch} | _measured(terms, model, world)

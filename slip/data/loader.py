@@ -92,16 +92,17 @@ class Loader:
         self._image_size = config.model.image_size
         self._tokenizer = Tokenizer(config.model.context_length) if needs_text else None
         self._pin = torch.cuda.is_available()
-        self._damaged: set[int] = set()
+        self._damaged: dict[int, str] = {}
         self._lock = threading.Lock()
         workers = config.data.workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode") if workers else None
         self._closed = False
 
     @property
-    def num_damaged(self) -> int:
-        """Distinct damaged samples this process has met."""
-        return len(self._damaged)
+    def damaged(self) -> list[str]:
+        """The distinct damaged samples this process has met, each in words."""
+        with self._lock:
+            return list(self._damaged.values())
 
     def __enter__(self) -> Loader:
         return self
@@ -112,13 +113,12 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End all threads. What they are doing is waited for, what they have not begun is dropped."""
+        """End all threads. What they have not begun is dropped."""
         self._closed = True
-        # The source ends after the threads that wait for its windows; what it has not begun would never come.
-        self._source.start(0, 0)
+        # First the source: its windows fail then, for which decode threads may be waiting.
+        self._source.close()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
-        self._source.close()
 
     def batches(self, samples: int, stop: int) -> Iterator[Batch]:
         """The batches from `samples` consumed samples on, to `stop` consumed samples, through as many epochs as needed.
@@ -242,16 +242,15 @@ class Loader:
         )
 
     def _count_damaged(self, sample: RawSample | DamagedSample, detail: str) -> None:
+        what = f"{sample.shard}: sample {sample.key} at byte {sample.offset} is damaged: {detail}"
         with self._lock:
             if sample.sample_id in self._damaged:
                 return
-            self._damaged.add(sample.sample_id)
+            self._damaged[sample.sample_id] = what
             num = len(self._damaged)
         if num > self._data.max_damaged:
             raise ShardError(
-                f"{sample.shard}: sample {sample.key} at byte {sample.offset} is damaged: {detail}; that makes {num} "
-                f"damaged samples, --data.max-damaged allows {self._data.max_damaged}: rebuild the shard, or raise the "
-                "limit"
+                f"{what}; that makes {num} damaged samples, --data.max-damaged allows {self._data.max_damaged}: "
+                "repair the data set (build_yfcc15m.py --stage repair), or raise the limit"
             )
-        place = (sample.shard, sample.key, sample.offset)
-        logger.warning("%s: sample %s at byte %d is damaged and replaced: %s", *place, detail)
+        logger.warning("%s; another of its window replaces it", what)

@@ -24,6 +24,7 @@ from functools import partial
 from typing import NamedTuple, overload
 
 from pipeline import store
+from pipeline.errors import StoreError
 from pipeline.manifest import ShardIndex
 from slip.data.buffers import BufferPool
 from slip.data.cache import BlockCache
@@ -92,11 +93,14 @@ class _Reading:
     thread: str
     last: float
     """time.monotonic() when bytes came last."""
+    check: Callable[[], None]
+    """Raises when the read is no longer wanted."""
     got: int = 0
     attempt: int = 1
 
     def watch(self, num_bytes: int, attempt: int) -> None:
         """Note progress; `pipeline.store` calls it."""
+        self.check()
         if num_bytes > self.got:
             self.last = time.monotonic()
         self.got, self.attempt = num_bytes, attempt
@@ -140,6 +144,7 @@ class SampleReader:
         self._readings: dict[int, _Reading] = {}
         self._planned: deque[list[Run]] = deque()
         self._planned_to = self._stop = 0
+        self._closed = False
         # Bytes (by the data set's mean) of the windows that no batch handed out has needed yet.
         self._ahead: dict[WindowKey, float] = {}
 
@@ -199,7 +204,8 @@ class SampleReader:
         return named + (f"; and {len(readings) - _MOST_NAMED} more" if len(readings) > _MOST_NAMED else "")
 
     def close(self) -> None:
-        """End the threads; reads that have begun are waited for."""
+        """End the threads; reads that have begun end with the next bytes they get, or attempt they make."""
+        self._closed = True
         self.start(0, 0)
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._cache is not None:
@@ -215,7 +221,13 @@ class SampleReader:
     def _noted(self, url: str, start: int, length: int, purpose: str) -> Iterator[_Reading]:
         thread = threading.current_thread()
         reading = _Reading(
-            url=url, start=start, length=length, purpose=purpose, thread=thread.name, last=time.monotonic()
+            url=url,
+            start=start,
+            length=length,
+            purpose=purpose,
+            thread=thread.name,
+            last=time.monotonic(),
+            check=self._stopped,
         )
         self._readings[threading.get_ident()] = reading
         try:
@@ -228,6 +240,11 @@ class SampleReader:
             buffer = self._buffers.take(length)
             store.read_into(url, start, buffer, watch=reading.watch)
             return buffer.toreadonly()
+
+    def _stopped(self) -> None:
+        """End a read that nobody waits for any more: it may have a minute of attempts before it."""
+        if self._closed:
+            raise StoreError("the reader is closed")
 
     def _read_piece(self, placed: PlacedShard, first: int, stop: int, lane: int) -> Iterator[tuple[int, _Unopened]]:
         """Samples in rows [first, stop) of a shard, by id; one ranged read."""

@@ -15,11 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.manifest import load_manifest
 from slip.data.plan import Plan
 from tests.faults.s3_faults import Faults
 from tests.faults.s3_proxy import FaultProxy
@@ -43,12 +45,15 @@ def put(folder: Path, url: str, env: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def faulty_env(s3_endpoint: str, s3_env: dict[str, str]) -> Iterator[dict[str, str]]:
+def proxy(s3_endpoint: str) -> Iterator[FaultProxy]:
+    with FaultProxy(s3_endpoint, FAULTS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def faulty_env(proxy: FaultProxy, s3_env: dict[str, str]) -> dict[str, str]:
     """Environment in which S3 is reached through the proxy."""
-    with FaultProxy(s3_endpoint, FAULTS) as proxy:
-        yield s3_env | {"AWS_ENDPOINT_URL": proxy.url}
-        counts = proxy.counts()
-    assert all(counts[kind] for kind in ("resets", "truncated", "flipped", "errors")), counts
+    return s3_env | {"AWS_ENDPOINT_URL": proxy.url}
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +120,7 @@ def ledger(verb: str, *words: str, env: dict[str, str]) -> subprocess.CompletedP
 
 
 def test_twenty_kills_and_changing_world_sizes_use_every_sample_once_in_both_epochs(
-    manifest_url: str, faulty_env: dict[str, str], s3_env: dict[str, str], tmp_path: Path
+    manifest_url: str, proxy: FaultProxy, faulty_env: dict[str, str], s3_env: dict[str, str], tmp_path: Path
 ) -> None:
     draw = random.Random(20)
     output, log = tmp_path / "run", tmp_path / "log"
@@ -128,7 +133,7 @@ def test_twenty_kills_and_changing_world_sizes_use_every_sample_once_in_both_epo
             assert all(process.poll() is None for process in ranks), log.read_text()[-5000:]
             assert time.monotonic() < end, log.read_text()[-5000:]
             time.sleep(0.01)
-        time.sleep(draw.uniform(0, 1.5))
+        time.sleep(draw.uniform(0, 1.0))
         # Now and then one rank goes first and the others find out.
         if number % 3 == 2:
             ranks[-1].kill()
@@ -139,6 +144,8 @@ def test_twenty_kills_and_changing_world_sizes_use_every_sample_once_in_both_epo
     num_steps = -(-2 * sum(COUNTS) // GLOBAL_BATCH)
     assert newest_step(output) == num_steps
     assert log.read_text().count("resuming from") >= 15
+    counts = proxy.counts()
+    assert all(counts[kind] for kind in ("resets", "truncated", "flipped", "errors")), counts
 
     proof = ledger("verify", str(output), "--json", env=s3_env)
     assert proof.returncode == 0, proof.stdout + proof.stderr
@@ -217,3 +224,31 @@ def test_the_cache_is_shared_by_runs_and_spares_the_server(
     ]
     assert curves[0] == curves[1]
     assert os.path.getsize(tmp_path / "a/checkpoints/step-00000003.pt") > 0
+
+
+def test_tars_without_a_manifest_are_indexed_or_read_as_they_are(
+    manifest_url: str, s3_endpoint: str, s3_env: dict[str, str], tmp_path: Path
+) -> None:
+    pattern = manifest_url.replace("manifest.json", "{00003..00005}.tar")
+    command = [sys.executable, "-m", "slip", "index", pattern, "--output", str(tmp_path / "indexed")]
+    # No flipped bits: who makes the first digest of a tar cannot know that it came damaged.
+    with FaultProxy(s3_endpoint, replace(FAULTS, flipped=0.0, resets=0.2, truncated=0.2)) as proxy:
+        env = s3_env | {"AWS_ENDPOINT_URL": proxy.url}
+        indexing = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert indexing.returncode == 0, indexing.stderr
+    theirs, ours = load_manifest(str(tmp_path / "indexed")), tmp_path / "ours"
+    assert [shard.num_samples for shard in theirs.shards] == list(COUNTS[3:6])
+    # The tars' digests are those that were noted when they were sealed.
+    sealed = write_many(ours, COUNTS).shards[3:6]
+    assert [(shard.sha256, shard.num_bytes) for shard in theirs.shards] == [(s.sha256, s.num_bytes) for s in sealed]
+    for manifest, name in ((str(tmp_path / "indexed"), "indexed"), (pattern, "unindexed")):
+        command = train_command(manifest, tmp_path / name, "--max-steps", "2")
+        if name == "unindexed":
+            command.remove("--ledger")
+            command += ["--data.samples-per-epoch", "18130"]
+        ended = subprocess.run(
+            command, cwd=ROOT, env=s3_env | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "done: 2 steps, 480 samples" in ended.stderr
+        assert ("slip index" in ended.stderr) == (name == "unindexed")

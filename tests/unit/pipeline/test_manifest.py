@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -251,3 +252,29 @@ def test_an_index_with_empty_cells(tmp_path: Path) -> None:
     rows[1]["txt_size"] = None
     with pytest.raises(ShardError, match="column txt_size has empty cells"):
         m.read_index(str(tmp_path), write_index(tmp_path, rows))
+
+
+def test_what_is_damaged_on_its_way_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every third reading of a remote file has another byte in it."""
+    entry = write_index(tmp_path, index_rows())
+    kept = manifest(entry)
+    files = {"index": (tmp_path / "00000.parquet").read_bytes(), "manifest": kept.to_json()}
+    count = 0
+
+    def faulty(url: str) -> bytes:
+        nonlocal count
+        count += 1
+        data = files["index" if url.endswith(".parquet") else "manifest"]
+        return data[:-9] + b"7" + data[-8:] if count % 3 == 1 else data
+
+    monkeypatch.setattr(store, "read_bytes", faulty)
+    monkeypatch.setattr(store, "exists", lambda url: True)
+    assert m.load_manifest("s3://bucket/x").to_json() == files["manifest"]
+    assert (count, "came differently" in caplog.text) == (3, True)
+    assert len(m.read_index("s3://bucket/x", entry)) == 3
+    assert (count, "reading it again" in caplog.text) == (5, True)
+    monkeypatch.setattr(store, "read_bytes", lambda url: str(random.random()).encode())
+    with pytest.raises(ManifestError, match=r"s3://bucket/x/manifest\.json: is different each time"):
+        m.load_manifest("s3://bucket/x")

@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import CheckpointError, ConfigError, DivergedError
+from pipeline.errors import CheckpointError, ConfigError, DivergedError, ShardError
 from slip import checkpoint
+from slip.cli import main as slip_main
 from slip.config import DataConfig, EvalConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from slip.ledger import Ledger
 from slip.loop import train
 from slip.models.model import Embeddings
 from slip.objectives.registry import objective as find_objective
@@ -102,6 +105,36 @@ def test_the_seed_alone_decides(manifest: str, tmp_path: Path) -> None:
     train(replace(short, output=str(tmp_path / "c"), seed=1))
     assert_equal_bit_for_bit(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert curve(tmp_path / "a") != curve(tmp_path / "c")
+
+
+def test_the_ledger_of_a_stopped_and_resumed_run_proves_its_epochs(
+    manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = replace(config(manifest, tmp_path), ledger=True, checkpoint_every=2)
+    train(replace(whole, max_steps=3))
+    # A later process got further, but was killed before it wrote the checkpoint: what it noted does not count.
+    lost = Ledger(str(tmp_path), rank=0, world_size=1, digest="0" * 64, seed=0, global_batch=8)
+    ids = np.arange(8, dtype=np.int64)
+    lost.add(3, ids, ids, np.zeros(8, dtype=np.int64))
+    lost.flush()
+    assert train(whole).steps == 6
+    assert slip_main(["ledger", "verify", str(tmp_path)]) == 0
+    assert "proved: every sample exactly once in 2 finished epochs" in capsys.readouterr().out
+
+
+def test_ranks_that_found_different_data_stop(manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slip.loop.sum_over_ranks", lambda counts: [counts[0] + 1])
+    with pytest.raises(ConfigError, match=r"rank 0 found the data with sha256 .* other ranks found others"):
+        train(config(manifest, tmp_path))
+
+
+def test_damage_on_other_ranks_counts(manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slip.loop.sum_over_ranks", lambda counts: [counts[0], 2] if len(counts) == 2 else counts)
+    assert train(
+        replace(config(manifest, tmp_path), data=replace(config(manifest, tmp_path).data, max_damaged=2))
+    ).steps
+    with pytest.raises(ShardError, match=r"2 damaged samples on all ranks, --data\.max-damaged allows 0"):
+        train(config(manifest, tmp_path / "strict"))
 
 
 def test_a_finished_run_does_nothing(manifest: str, tmp_path: Path) -> None:
