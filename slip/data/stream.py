@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _SPARE_INDEXES = 16
 _MOST_NAMED = 3
+_MOST_READINGS = 5
 
 
 class _Unopened(NamedTuple):
@@ -269,11 +270,16 @@ class SampleReader:
         if not detail:
             return cut_sample(data, sample_id, placed.url, index, row)
         url, key, offset, size = placed.url, index.key(row), int(index.offset[row]), int(index.size[row])
-        logger.warning("%s: reading sample %s at byte %d again: %s", url, key, offset, detail)
-        if self._cache is not None:
-            self._cache.drop(url, placed.shard.sha256, offset, size)
-        data = self._fetch(url, f"sample {key} again", offset, size)
-        detail = index.damage(row, data)
-        if not detail:
-            return cut_sample(data, sample_id, url, index, row)
+        # What is wrong in the same way twice is wrong in the shard; what differs was changed on its way.
+        before = ""
+        for _ in range(_MOST_READINGS):
+            if detail == before:
+                break
+            logger.warning("%s: reading sample %s at byte %d again: %s", url, key, offset, detail)
+            if self._cache is not None:
+                self._cache.drop(url, placed.shard.sha256, offset, size)
+            data, before = self._fetch(url, f"sample {key} again", offset, size), detail
+            detail = index.damage(row, data)
+            if not detail:
+                return cut_sample(data, sample_id, url, index, row)
         return DamagedSample(sample_id=sample_id, shard=url, offset=offset, key=key, detail=detail)

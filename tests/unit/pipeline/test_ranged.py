@@ -39,15 +39,15 @@ def test_a_body_that_breaks_is_continued_at_once_from_where_it_broke(
     starts = [start for start, _ in server.asked]
     assert {end for _, end in server.asked} == {2_501_000}
     assert len(starts) == 4
-    # A reset may throw away what the client's kernel has received and nobody has read yet.
+    # What was being gathered is lost; a reset may also throw away what the client's kernel has received.
     for before, start, sent in zip(starts, starts[1:], [700_000, 900_000, 400_000], strict=False):
-        assert start == before + sent or (kind == "reset" and before < start < before + sent)
+        assert 0 <= before + sent - start < ranged._GATHERED_BYTES or (kind == "reset" and before < start)
 
 
 def test_connections_that_always_break_early_still_bring_it_home(serve: Serve, pauses: list[float]) -> None:
     server = serve(DATA, itertools.repeat(Answer("closed", 30_000)))
     assert store.read_buffer(URL, 5, 100_000) == DATA[5:100_005]
-    assert [start for start, _ in server.asked] == [5, 30_005, 60_005, 90_005]
+    assert [start for start, _ in server.asked] == [5, 5, 30_005, 60_005, 90_005]
     assert pauses == []
 
 
@@ -56,7 +56,9 @@ def test_a_body_that_stalls_is_given_up_and_continued(serve: Serve, monkeypatch:
     server = serve(DATA, [Answer("stall", 1_000_000), Answer("stall", 0)])
     assert store.read_buffer(URL, 0, 2_000_000) == DATA[:2_000_000]
     assert len(server.asked) == 3
-    assert [start for start, _ in server.asked] == [0, 1_000_000, 1_000_000]
+    starts = [start for start, _ in server.asked]
+    assert starts[0] == 0
+    assert 1_000_000 - ranged._GATHERED_BYTES < starts[1] == starts[2] <= 1_000_000
 
 
 def test_a_slow_line_takes_several_requests_and_no_failure(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
