@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.manifest import Manifest, write_manifest
+from pipeline.manifest import Manifest
 from pipeline.seal.shard import Sample, build_shard
+from tests.tiny_data import seal
 
 SIDE = 16
 _PICTURES = 64
@@ -66,14 +67,4 @@ def write_many(folder: Path, counts: Sequence[int]) -> Manifest:
         (folder / built.shard.index).write_bytes(built.index_data)
         shards.append(built.shard)
         first += count
-    manifest = Manifest(
-        name="many",
-        variant="local",
-        num_samples=first,
-        num_bytes=sum(shard.num_bytes for shard in shards),
-        funnel={"rows": first, "kept": first, "rejected": {}},
-        settings={},
-        shards=tuple(shards),
-    )
-    write_manifest(manifest, str(folder))
-    return manifest
+    return seal(str(folder), shards)

@@ -11,7 +11,7 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +77,22 @@ def write_shard(folder: Path, name: str, samples: Iterable[tuple[str, dict[str, 
     )
 
 
+def seal(base_url: str, shards: Sequence[Shard]) -> Manifest:
+    """Write the manifest of shards that are there."""
+    kept = sum(shard.num_samples for shard in shards)
+    manifest = Manifest(
+        name="tiny",
+        variant="local",
+        num_samples=kept,
+        num_bytes=sum(shard.num_bytes for shard in shards),
+        funnel={"rows": kept, "kept": kept, "rejected": {}},
+        settings={},
+        shards=tuple(shards),
+    )
+    write_manifest(manifest, base_url)
+    return manifest
+
+
 def write_set(folder: Path, counts: Iterable[int], sample: Callable[[int], dict[str, bytes]]) -> Manifest:
     """A sealed data set with so many samples in each shard; `sample` gives the members of sample number n."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,17 +102,7 @@ def write_set(folder: Path, counts: Iterable[int], sample: Callable[[int], dict[
         samples = ((f"{n:06d}", sample(n)) for n in range(first, first + count))
         shards.append(write_shard(folder, f"{i:05d}", samples))
         first += count
-    manifest = Manifest(
-        name="tiny",
-        variant="local",
-        num_samples=first,
-        num_bytes=sum(shard.num_bytes for shard in shards),
-        funnel={"rows": first, "kept": first, "rejected": {}},
-        settings={},
-        shards=tuple(shards),
-    )
-    write_manifest(manifest, str(folder))
-    return manifest
+    return seal(str(folder), shards)
 
 
 def _coloured(number: int) -> dict[str, bytes]:

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.manifest import Manifest, Shard, write_manifest
+from pipeline.manifest import Shard
 from pipeline.seal.shard import Sample, build_shard
+from tests.tiny_data import seal
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "bench"
@@ -67,17 +68,7 @@ def _samples(shard: int, count: int, picture_bytes: int) -> Iterator[tuple[Sampl
 
 
 def _write_manifest(base_url: str, shards: list[Shard]) -> str:
-    kept = sum(shard.num_samples for shard in shards)
-    manifest = Manifest(
-        name="bench",
-        variant="local",
-        num_samples=kept,
-        num_bytes=sum(shard.num_bytes for shard in shards),
-        funnel={"rows": kept, "kept": kept, "rejected": {}},
-        settings={},
-        shards=tuple(shards),
-    )
-    write_manifest(manifest, base_url)
+    seal(base_url, shards)
     return base_url
 
 
