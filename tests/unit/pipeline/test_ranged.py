@@ -151,7 +151,10 @@ def test_the_watch_sees_attempts_and_bytes_and_can_end_the_read(serve: Serve) ->
     assert calls[0] == (0, 1)
     assert calls[-1] == (1_000_000, 2)
     assert calls == sorted(calls)
-    assert len(calls) == len(set(calls)) > 5
+    # How many parts come is the network's business; every call says something new, and both attempts are told of.
+    assert len(calls) == len(set(calls))
+    assert {attempt for _, attempt in calls} == {1, 2}
+    assert any(0 < num_bytes < 1_000_000 for num_bytes, _ in calls)
 
     def enough(num_bytes: int, attempt: int) -> None:
         if num_bytes:
