@@ -33,12 +33,13 @@ from torch import Tensor
 
 from pipeline.errors import ShardError
 from slip.config import TrainConfig
-from slip.data.augment import NUM_UNIFORMS, ViewKind, apply, draw_params
+from slip.data.augment import apply
 from slip.data.decode import DamagedImageError, decode_rgb
 from slip.data.keyed import Purpose, uniforms
 from slip.data.samples import DamagedSample, RawSample, Window
 from slip.data.source import Slot, Source
 from slip.data.tokenizer import Tokenizer, Tokens, cut_to_longest
+from slip.data.view_params import NUM_UNIFORMS, ViewKind, draw_params
 
 logger = logging.getLogger(__name__)
 

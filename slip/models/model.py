@@ -18,7 +18,7 @@ from slip.models.heads import SSLHead
 from slip.models.text import TextShape, Transformer, at_end_token
 
 if TYPE_CHECKING:
-    from slip.data.augment import ViewKind
+    from slip.data.view_params import ViewKind
 
 LOGIT_SCALE_START = math.log(1 / 0.07)
 LOGIT_SCALE_MAX = math.log(100)

@@ -13,7 +13,7 @@ from slip.models.model import Embeddings
 from slip.objectives.slip import clip_objective, simclr_objective, slip_objective
 
 if TYPE_CHECKING:
-    from slip.data.augment import ViewKind
+    from slip.data.view_params import ViewKind
 
 Terms = Callable[[Embeddings, ObjectiveConfig], dict[str, Tensor]]
 

@@ -17,13 +17,14 @@ from pipeline import store
 from pipeline.errors import ConfigError, ShardError, StoreError
 from pipeline.manifest import Manifest, read_index
 from slip.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
-from slip.data.augment import ViewKind, apply, draw_params
+from slip.data.augment import apply
 from slip.data.decode import decode_rgb
 from slip.data.keyed import Purpose, uniforms
 from slip.data.loader import Batch, Loader
 from slip.data.opening import open_source
 from slip.data.stream import SampleReader
 from slip.data.tokenizer import Tokenizer
+from slip.data.view_params import ViewKind, draw_params
 
 MakeDataset = Callable[..., Manifest]
 VIEWS: tuple[ViewKind, ...] = ("clip", "ssl", "ssl")
