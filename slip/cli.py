@@ -26,6 +26,7 @@ VERBS: dict[str, Verb] = {
         module="slip.index_shards", help="make a manifest for WebDataset tars of others, by one pass over them"
     ),
     "ledger": Verb(module="slip.ledger", help="prove from a run's ledger that each sample was used once per epoch"),
+    "bench": Verb(module="slip.bench_input", help="measure the input pipeline on your shards and cores: bench input"),
     "inspect": Verb(module="slip.inspect_data", help="show counts, shuffle quality and a grid of a data set's samples"),
 }
 

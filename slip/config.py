@@ -31,8 +31,15 @@ class DataConfig:
     0 = the largest divisor of the global batch that gives each lane 4 samples a batch, at most 256."""
     shuffle_window: int = 128
     """Samples of a lane that are shuffled together (one ranged read each)."""
-    workers: int = 2
-    """Threads per process that decode and augment; 0 = none, batches are prepared when they are asked for."""
+    workers: int | Literal["auto"] = "auto"
+    """Threads per process that decode and augment; 0 = none, batches are prepared when they are asked for.
+    auto = as many as help and no more, found out in the first seconds."""
+    augment: Literal["fast", "reference"] = "fast"
+    """reference = every view by itself with Pillow, as published. fast = one decode for all views of a picture, crops
+    by a compiled kernel or torch: the same parameters, nearly the same pixels, several times as many a second."""
+    colours: Literal["auto", "workers", "device"] = "auto"
+    """Where jitter, grey, blur and flip are done: by the threads, or batched on the device (augment fast only).
+    auto = on a GPU if there is one, else by the threads."""
     prefetch_batches: int = 2
     """Batches prepared ahead of the one in use."""
     connections: int = 8
@@ -156,13 +163,18 @@ class TrainConfig:
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
         for name, value in (
-            ("--data.workers", self.data.workers),
+            ("--data.workers", 0 if self.data.workers == "auto" else self.data.workers),
             ("--data.prefetch-batches", self.data.prefetch_batches),
             ("--data.prefetch-mb", self.data.prefetch_mb),
             ("--data.max-damaged", self.data.max_damaged),
         ):
             if value < 0:
                 raise ConfigError(f"{name} is {value}; it must be at least 0")
+        if self.data.augment == "reference" and self.data.colours == "device":
+            raise ConfigError(
+                "--data.colours device with --data.augment reference: the reference makes its colours with Pillow, in "
+                "the threads; leave out one of the two"
+            )
         if self.data.stall_warn_s <= 0:
             raise ConfigError(f"--data.stall-warn-s is {self.data.stall_warn_s}; it must be positive")
         if self.optim.epochs <= 0:

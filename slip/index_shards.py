@@ -21,8 +21,9 @@ import tyro
 from tqdm import tqdm
 
 from pipeline import store
-from pipeline.errors import ConfigError, InputError, ShardError, YfccError
+from pipeline.errors import ConfigError, InputError, ShardError
 from pipeline.manifest import MANIFEST_NAME, Manifest, load_manifest, write_manifest
+from slip.command import run_verb
 from slip.data.tar_entries import TarEntry, known_entry, read_entry
 from slip.data.tar_lists import TarPlace, absolute, find_tars, place_tars
 from slip.data.tar_members import DamagedTarError
@@ -229,10 +230,8 @@ def index(config: IndexConfig) -> Manifest | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Index; 0 done, 1 error, 2 usage, 130 interrupted."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s: %(message)s", stream=sys.stderr, force=True
-    )
-    try:
+
+    def work() -> int:
         index(
             tyro.cli(
                 IndexConfig,
@@ -245,16 +244,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 ),
             )
         )
-    except ConfigError as error:
-        logger.error("%s (see --help)", error)
-        return error.exit_code
-    except YfccError as error:
-        logger.error("%s", error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        logger.error("interrupted; run the same command again to go on with the tars that have no index yet")
-        return 130
-    return 0
+        return 0
+
+    go_on = "interrupted; run the same command again to go on with the tars that have no index yet"
+    return run_verb(work, interrupted=go_on)
 
 
 if __name__ == "__main__":

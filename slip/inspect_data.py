@@ -20,8 +20,9 @@ import tyro
 from PIL import Image
 
 from pipeline import store
-from pipeline.errors import ConfigError, YfccError
+from pipeline.errors import ConfigError
 from pipeline.manifest import ShardIndex, read_index
+from slip.command import run_verb
 from slip.data.decode import DamagedImageError, decode_rgb
 from slip.data.plan import Plan, make_plan
 from slip.data.samples import DamagedSample, RawSample, cut_sample
@@ -215,22 +216,16 @@ def parse(argv: Sequence[str]) -> InspectConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Inspect; 0 done, 1 error, 2 usage, 130 interrupted."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s: %(message)s", stream=sys.stderr, force=True
-    )
-    try:
-        sys.stdout.write(inspect(parse(sys.argv[1:] if argv is None else argv)))
-    except ConfigError as error:
-        # The plan names these settings as slip train does.
-        logger.error("%s (see --help)", str(error).replace("--optim.", "--").replace("--data.", "--"))
-        return error.exit_code
-    except YfccError as error:
-        logger.error("%s", error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        logger.error("interrupted")
-        return 130
-    return 0
+
+    def work() -> int:
+        try:
+            sys.stdout.write(inspect(parse(sys.argv[1:] if argv is None else argv)))
+        except ConfigError as error:
+            # The plan names these settings as slip train does.
+            raise ConfigError(str(error).replace("--optim.", "--").replace("--data.", "--")) from error
+        return 0
+
+    return run_verb(work)
 
 
 if __name__ == "__main__":

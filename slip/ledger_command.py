@@ -19,7 +19,8 @@ import tyro
 from tqdm import tqdm
 
 from pipeline import store
-from pipeline.errors import InputError, YfccError
+from pipeline.errors import InputError
+from slip.command import run_verb
 from slip.data.sets import Mix, open_mix
 from slip.ledger import Files, Segment, read_segment, written_segments
 from slip.ledger_counts import Kind
@@ -239,16 +240,13 @@ def _checksum(settings: Checksum) -> int:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run `slip ledger verify|show|checksum`; 0 done or proved, 1 error or not proved, 2 usage."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
     words = list(sys.argv[1:] if argv is None else argv)
     about = "Say what a run consumed, from the ledger that training keeps with --ledger."
-    try:
+
+    def work() -> int:
         settings = tyro.cli(Verify | Show | Checksum, args=words, prog="slip ledger", description=about)
         if isinstance(settings, Verify):
             return _verify(settings)
         return _show(settings) if isinstance(settings, Show) else _checksum(settings)
-    except YfccError as error:
-        logger.error("%s", error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+
+    return run_verb(work)

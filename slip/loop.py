@@ -10,41 +10,38 @@ from __future__ import annotations
 import dataclasses
 import logging
 import resource
-import signal
 import sys
-import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from types import FrameType, TracebackType
-from typing import Any
 
 import PIL
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.errors import ConfigError, DivergedError, ShardError
+from pipeline.errors import ConfigError
 from slip import checkpoint
 from slip.config import TrainConfig
-from slip.data.augment import normalise
-from slip.data.loader import Batch, Loader
+from slip.data import kernel
+from slip.data.device_feed import DeviceFeed
+from slip.data.loader import Loader
 from slip.data.opening import open_source
 from slip.data.source import Source
+from slip.data.worker_count import cores_of_this_rank
 from slip.distributed import World, all_ranks, init_world, mean_over_ranks, shutdown, sum_over_ranks
 from slip.evaluate.datasets import LabelledSet, open_labelled_set
 from slip.evaluate.zeroshot import ZeroshotResult, evaluate_zeroshot
+from slip.failures import diverged, too_damaged
 from slip.ledger import Ledger, cut
 from slip.metrics import Metrics, StepClock, progress_line
-from slip.models.model import Embeddings, Model
+from slip.models.model import Model
 from slip.models.registry import build_model
 from slip.objectives.registry import objective as find_objective
 from slip.optim import build_optimizer, lr_at, set_lr, total_steps
+from slip.stop_signal import StopSignal
 
 logger = logging.getLogger(__name__)
-
-_MAX_NAMED_SAMPLES = 16
-_MAX_NAMED_DAMAGED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,34 +55,24 @@ class TrainResult:
     output: str
 
 
-class StopSignal:
-    """Remembers SIGTERM and SIGUSR2 while it is entered, so that the step under way is finished first."""
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
-
-    def __enter__(self) -> StopSignal:
-        # Python hands signals to its main thread only; who trains in another one has to catch them there.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR2):
-                self._previous[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+def _compute_dtype(config: TrainConfig, world: World) -> torch.dtype:
+    """What the towers compute in."""
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
+    return torch.bfloat16 if bf16 else torch.float32
 
 
 def _autocast(config: TrainConfig, world: World) -> torch.autocast:
     """Arithmetic of the towers."""
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
-    return torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=bf16)
+    enabled = _compute_dtype(config, world) == torch.bfloat16
+    return torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def _colours_on_device(config: TrainConfig, world: World) -> bool:
+    """Whether jitter, grey, blur and flip are left to the device."""
+    on_gpu = world.device.type == "cuda"
+    return config.data.augment == "fast" and (
+        config.data.colours == "device" or (config.data.colours == "auto" and on_gpu)
+    )
 
 
 def _parallel(model: Model, world: World) -> nn.Module:
@@ -125,39 +112,10 @@ def _save(step: int, config: TrainConfig, source: Source, model: Model, optimize
     return checkpoint.save(state, config.output, keep=config.keep_checkpoints)
 
 
-def _suspects(batch: Batch, found: Embeddings) -> list[int]:
-    """Ids of this rank's samples with an embedding that is not finite; of all its samples when every one is finite."""
-    embeddings = [rows for rows in (found.image, found.text, *found.ssl) if rows is not None]
-    finite_B = torch.stack([rows.isfinite().all(dim=1) for rows in embeddings]).all(dim=0).cpu()
-    ids: list[int] = batch.sample_ids[~finite_B].tolist() or batch.sample_ids.tolist()
-    return ids
-
-
-def _diverged(
-    step: int, batch: Batch, found: Embeddings, terms: dict[str, Tensor], config: TrainConfig, world: World
-) -> DivergedError:
-    values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
-    ids = _suspects(batch, found)
-    named = ", ".join(map(str, ids[:_MAX_NAMED_SAMPLES])) + (", ..." if len(ids) > _MAX_NAMED_SAMPLES else "")
-    latest = checkpoint.newest(config.output)
-    return DivergedError(
-        f"step {step + 1}: the loss is not finite on all ranks; on rank {world.rank}: {values}; samples {named}; "
-        f"the newest checkpoint is {latest or 'none'}: run again with a lower --optim.lr to go on from there"
-    )
-
-
-def _too_damaged(num_damaged: int, own: list[str], config: TrainConfig) -> ShardError:
-    named = "; ".join(own[:_MAX_NAMED_DAMAGED]) or "see the log of the other ranks"
-    return ShardError(
-        f"{named}; that makes {num_damaged} damaged samples on all ranks, --data.max-damaged allows "
-        f"{config.data.max_damaged}: repair the data set (build_yfcc15m.py --stage repair), or raise the limit"
-    )
-
-
 def _evaluate(labelled: LabelledSet, model: Model, config: TrainConfig, world: World) -> ZeroshotResult:
     with _autocast(config, world):
         return evaluate_zeroshot(
-            model, labelled, config.model, world=world, batch=config.eval.batch, workers=config.data.workers
+            model, labelled, config.model, world=world, batch=config.eval.batch, workers=cores_of_this_rank()
         )
 
 
@@ -181,6 +139,11 @@ def _measured(terms: dict[str, Tensor], model: Model, world: World) -> dict[str,
     }
 
 
+def _pillow() -> str:
+    """Which of the two packages that install PIL it is: pillow-simd's version has a .postN."""
+    return f"{'pillow-simd' if '.post' in PIL.__version__ else 'Pillow'} {PIL.__version__}"
+
+
 def _describe(config: TrainConfig, source: Source, model: Model, world: World, last_step: int) -> None:
     logger.info(
         "%s with tower %s (%.1f M parameters) on %s",
@@ -188,10 +151,16 @@ def _describe(config: TrainConfig, source: Source, model: Model, world: World, l
         source.describe(),
     )
     logger.info(
-        "%d steps of %d samples (%g epochs of %.6g steps); %d ranks on %s; torch %s, Pillow %s; output %s",
+        "%d steps of %d samples (%g epochs of %.6g steps); %d ranks on %s; torch %s, %s; output %s",
         *(last_step, config.optim.global_batch, config.optim.epochs, source.num_samples / config.optim.global_batch),
-        *(world.world_size, world.device.type, torch.__version__, PIL.__version__, config.output),
+        *(world.world_size, world.device.type, torch.__version__, _pillow(), config.output),
     )
+    if config.data.augment == "fast":
+        where = "on the device" if _colours_on_device(config, world) else "by the decode threads"
+        crops = "the compiled kernel" if kernel.available() else "torch (the kernel was not built)"
+        logger.info("views: fast; crops by %s, colours %s", crops, where)
+    else:
+        logger.info("views: reference, by Pillow")
 
 
 def _open_ledger(config: TrainConfig, source: Source, world: World, step: int) -> Ledger | None:
@@ -237,7 +206,13 @@ def train(config: TrainConfig) -> TrainResult:
     objective = find_objective(config.objective)
     source = open_source(config, world.rank, world.world_size, needs_text=objective.needs_text)
     _check_same_data(source, world)
-    loader = Loader(config, source, objective.views, needs_text=objective.needs_text)
+    loader = Loader(
+        config,
+        source,
+        objective.views,
+        needs_text=objective.needs_text,
+        colours=not _colours_on_device(config, world),
+    )
     global_batch = config.optim.global_batch
     steps_per_epoch = source.num_samples / global_batch
     last_step = total_steps(config.optim, steps_per_epoch=steps_per_epoch)
@@ -252,28 +227,31 @@ def train(config: TrainConfig) -> TrainResult:
     network = _parallel(model, world)
     metrics = Metrics(config, resume_step=step, enabled=world.main_rank)
     clock = StepClock(global_batch=global_batch)
-    batches = loader.batches(step * global_batch, last_step * global_batch)
+    feed = DeviceFeed(
+        loader.batches(step * global_batch, last_step * global_batch),
+        objective.views,
+        device=world.device,
+        dtype=_compute_dtype(config, world),
+        ahead=world.device.type == "cuda",
+    )
     zeroshot: ZeroshotResult | None = None
     if step >= last_step:
         logger.info("this run is finished: %d of %d steps are done", step, last_step)
         zeroshot = _evaluate(labelled, model, config, world) if labelled is not None else None
 
-    with closing(loader), closing(metrics), StopSignal() as stop:
+    # The loader is closed before the feed, whose thread may be waiting for it.
+    with feed, closing(loader), closing(metrics), StopSignal() as stop:
         stopped = False
         while step < last_step and not stopped:
             began = time.perf_counter()
-            batch = next(batches)
-            data_s = time.perf_counter() - began
-            views = tuple(normalise(view.to(world.device, non_blocking=True)) for view in batch.views)
-            tokens_BL = batch.tokens_BL
-            if tokens_BL is not None:
-                tokens_BL = tokens_BL.to(world.device, non_blocking=True)
+            fed = next(feed)
+            batch = fed.batch
 
             with _autocast(config, world):
-                found = network(views, objective.views, tokens_BL)
+                found = network(fed.views, objective.views, fed.tokens_BL)
             terms = objective(found)
             if not all_ranks(terms["loss"].isfinite()):
-                raise _diverged(step, batch, found, terms, config, world)
+                raise diverged(step, batch, found, terms, config, world)
             optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()  # type: ignore[no-untyped-call]
             lr = lr_at(step, config.optim, steps_per_epoch=steps_per_epoch)
@@ -283,13 +261,13 @@ def train(config: TrainConfig) -> TrainResult:
             if ledger is not None:
                 ledger.add(step, batch.planned_ids, batch.sample_ids.numpy(), batch.epochs)
             step += 1
-            clock.add(step_s=time.perf_counter() - began, data_s=data_s)
+            clock.add(step_s=time.perf_counter() - began, data_s=feed.wait_s)
 
             # Ranks hear a signal at different moments; all stop after the same step.
             num_signalled, num_damaged = sum_over_ranks([int(stop.name is not None), len(loader.damaged)])
             stopped = num_signalled > 0
             if num_damaged > config.data.max_damaged:
-                raise _too_damaged(num_damaged, loader.damaged, config)
+                raise too_damaged(num_damaged, loader.damaged, config)
             if step % config.log_every == 0 or step == last_step or stopped:
                 images_per_s, wait_s, wait_share = clock.take()
                 record = {"step": step, "epoch": step / steps_per_epoch} | _measured(terms, model, world)

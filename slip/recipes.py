@@ -34,7 +34,7 @@ def _published(objective: ObjectiveName, tower: TowerName) -> TrainConfig:
     name = f"{objective}_{tower}_yfcc15m_25ep"
     lr, weight_decay = _PUBLISHED[objective]
     return TrainConfig(
-        data=DataConfig(manifest=("data/yfcc15m/manifest.json",), workers=12),
+        data=DataConfig(manifest=("data/yfcc15m/manifest.json",)),
         model=ModelConfig(tower=tower),
         objective=ObjectiveConfig(name=objective),
         optim=OptimConfig(lr=lr, weight_decay=weight_decay),
@@ -44,7 +44,7 @@ def _published(objective: ObjectiveName, tower: TowerName) -> TrainConfig:
 
 def _demo() -> TrainConfig:
     return TrainConfig(
-        data=DataConfig(manifest=("data/yfcc15m-sample/manifest.json",), workers=2),
+        data=DataConfig(manifest=("data/yfcc15m-sample/manifest.json",)),
         model=ModelConfig(tower="tiny", image_size=32, context_length=32, ssl_hidden=256, ssl_dim=64, embed_dim=128),
         objective=ObjectiveConfig(name="slip"),
         optim=OptimConfig(global_batch=64, epochs=10, lr=2e-3, warmup_epochs=1),

@@ -6,7 +6,6 @@ be good, so help and mistakes are answered at once; the training itself is `slip
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,23 +13,10 @@ from collections.abc import Sequence
 import tyro
 
 from pipeline import store
-from pipeline.errors import ConfigError, ManifestError, YfccError
+from pipeline.errors import ManifestError
+from slip.command import run_verb
 from slip.config import TrainConfig
 from slip.recipes import DEFAULT_RECIPE, recipe, recipes
-
-logger = logging.getLogger(__name__)
-
-
-def _set_up_logging() -> None:
-    """Rank 0 says what happens, the others only what is wrong."""
-    # As slip.distributed finds it, which cannot be asked before torch is imported.
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-    logging.basicConfig(
-        level=logging.INFO if rank == 0 else logging.WARNING,
-        format=f"%(asctime)s %(levelname)s rank {rank}: %(message)s",
-        stream=sys.stderr,
-        force=True,
-    )
 
 
 def parse(argv: Sequence[str]) -> TrainConfig:
@@ -65,11 +51,11 @@ def _check_manifest(url: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 done (also when a signal stopped it after a checkpoint), 1 error, 2 usage, 130 interrupted."""
-    _set_up_logging()
     # Read when torch is loaded. Decoding threads share the cores with torch's, which would spin while they wait for
     # each other: the start and ten steps of the demonstration took 25.2 instead of 17.9 CPU-seconds on two busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
+
+    def work() -> int:
         config = parse(sys.argv[1:] if argv is None else argv)
         for url in config.data.manifest:
             _check_manifest(url)
@@ -78,16 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from slip.loop import train
 
         train(config)
-    except ConfigError as error:
-        logger.error("%s (see --help)", error)
-        return error.exit_code
-    except YfccError as error:
-        logger.error("%s", error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        logger.error("interrupted; run the same command again to go on from the newest checkpoint")
-        return 130
-    return 0
+        return 0
+
+    go_on = "interrupted; run the same command again to go on from the newest checkpoint"
+    # As slip.distributed finds it, which cannot be asked before torch is imported.
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    return run_verb(work, rank=rank, interrupted=go_on)
 
 
 if __name__ == "__main__":

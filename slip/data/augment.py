@@ -43,10 +43,8 @@ def _apply_jitter(image: Image.Image, jitter: Jitter) -> Image.Image:
     return image
 
 
-def apply(image: Image.Image, params: ViewParams, size: int) -> Pixels:
-    """The view of an RGB picture as (S, S, 3)."""
-    # Cropped first: `resize(box=...)` would let pixels outside the box bleed into its border.
-    view = image.crop(params.box).resize((size, size), Image.Resampling.BILINEAR)
+def recolour(view: Image.Image, params: ViewParams) -> Image.Image:
+    """What is done to a crop: jitter, grey, blur and flip."""
     if params.jitter is not None:
         view = _apply_jitter(view, params.jitter)
     if params.grey:
@@ -55,7 +53,14 @@ def apply(image: Image.Image, params: ViewParams, size: int) -> Pixels:
         view = view.filter(ImageFilter.GaussianBlur(radius=params.blur_radius))
     if params.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(view)
+    return view
+
+
+def apply(image: Image.Image, params: ViewParams, size: int) -> Pixels:
+    """The view of an RGB picture as (S, S, 3)."""
+    # Cropped first: `resize(box=...)` would let pixels outside the box bleed into its border.
+    crop = image.crop(params.box).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(recolour(crop, params))
 
 
 def evaluation_view(image: Image.Image, size: int) -> Pixels:

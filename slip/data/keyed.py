@@ -28,8 +28,8 @@ class Purpose(IntEnum):
     SHARD_ORDER = 0
     FIRST_SAMPLE = 1
     WINDOW_ORDER = 2
-    CAPTION = 3
-    VIEW = 4
+    SAMPLE = 3
+    """Caption and views of a sample in one epoch."""
 
 
 def raw_bits(count: int, *, seed: int, purpose: Purpose, where: tuple[int, int, int]) -> npt.NDArray[np.uint64]:

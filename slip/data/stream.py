@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 _SPARE_INDEXES = 16
 _MOST_NAMED = 3
 _MOST_READINGS = 5
+_MOST_PLANNED = 256
+"""Batches read ahead at most: of samples of a kilobyte the bytes allowed would be half a million samples, and the
+first batch would wait until all of them are planned."""
 
 
 class _Unopened(NamedTuple):
@@ -177,7 +180,11 @@ class SampleReader:
             self._ahead.pop(key, None)
             ids, future = self._held[key]
             slots += [Slot(future, number, ids[number], key.epoch) for number in range(start, stop)]
-        while self._planned_to < self._stop and sum(self._ahead.values()) < self._prefetch_bytes:
+        while (
+            self._planned_to < self._stop
+            and len(self._planned) < _MOST_PLANNED
+            and sum(self._ahead.values()) < self._prefetch_bytes
+        ):
             self._plan_batch()
         return slots
 

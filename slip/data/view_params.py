@@ -12,11 +12,9 @@ its key alone: not on the worker, the rank, the order, or on how the pixels are 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
 
 ViewKind = Literal["clip", "ssl"]
 
@@ -59,7 +57,7 @@ def _between(low: float, high: float, uniform: float) -> float:
     return low + (high - low) * uniform
 
 
-def _draw_box(width: int, height: int, min_area: float, uniforms: list[float]) -> tuple[int, int, int, int]:
+def _draw_box(width: int, height: int, min_area: float, uniforms: Sequence[float]) -> tuple[int, int, int, int]:
     """torchvision's RandomResizedCrop.get_params, four numbers an attempt."""
     low, high = math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])
     for attempt in range(_CROP_ATTEMPTS):
@@ -79,17 +77,16 @@ def _draw_box(width: int, height: int, min_area: float, uniforms: list[float]) -
     return left, top, left + w, top + h
 
 
-def draw_params(kind: ViewKind, width: int, height: int, uniforms: npt.NDArray[np.float64]) -> ViewParams:
+def draw_params(kind: ViewKind, width: int, height: int, uniforms: Sequence[float]) -> ViewParams:
     """Parameters of one view of a picture of the given size, from `NUM_UNIFORMS` numbers in [0, 1).
 
     Every parameter has its own numbers, used or not, so one draw cannot shift another.
     """
-    numbers: list[float] = uniforms.tolist()
-    box = _draw_box(width, height, _MIN_CROP_AREA[kind], numbers[:40])
+    box = _draw_box(width, height, _MIN_CROP_AREA[kind], uniforms[:40])
     if kind == "clip":
         return ViewParams(box=box)
-    u_jitter, *u_factors = numbers[40:49]
-    u_grey, u_blur, u_radius, u_flip = numbers[49:NUM_UNIFORMS]
+    u_jitter, *u_factors = uniforms[40:49]
+    u_grey, u_blur, u_radius, u_flip = uniforms[49:NUM_UNIFORMS]
     jitter = None
     if u_jitter < _JITTER_P:
         jitter = Jitter(

@@ -202,11 +202,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 
 
 def test_bf16_trains_too(manifest: str, tmp_path: Path) -> None:
-    setting = replace(config(manifest, tmp_path / "bf16"), max_steps=3, precision="bf16")
+    # From the third step on so small a model at so high a rate goes ways of its own.
+    setting = replace(config(manifest, tmp_path / "bf16"), max_steps=2, precision="bf16")
     train(setting)
     train(replace(setting, precision="fp32", output=str(tmp_path / "fp32")))
     for (_, low), (_, full) in zip(curve(tmp_path / "bf16"), curve(tmp_path / "fp32"), strict=True):
-        assert low == pytest.approx(full, rel=0.05)
+        assert low == pytest.approx(full, rel=0.02)
         assert low != full
     assert {tensor.dtype for tensor in weights(tmp_path / "bf16").values()} == {torch.float32, torch.int64}
 

@@ -24,7 +24,6 @@ import_torchvision()
 from torchvision import transforms  # noqa: E402
 from torchvision.transforms import functional  # noqa: E402
 
-DRAWS = 4000
 GENERATOR = np.random.Generator(np.random.Philox(11))
 SMALL = GENERATOR.integers(0, 256, (13, 17, 3), dtype=np.uint8)
 NOISE = GENERATOR.normal(0, 12, (180, 240, 3))
@@ -62,7 +61,7 @@ def torchvision_view(image: Image.Image, params: ViewParams, size: int) -> npt.N
 def test_pixels_are_torchvisions(kind: ViewKind) -> None:
     seen = {"jitter": 0, "grey": 0, "blur": 0, "flip": 0}
     for _ in range(60):
-        params = draw_params(kind, *PHOTO.size, GENERATOR.random(NUM_UNIFORMS))
+        params = draw_params(kind, *PHOTO.size, GENERATOR.random(NUM_UNIFORMS).tolist())
         seen["jitter"] += params.jitter is not None
         seen["grey"] += params.grey
         seen["blur"] += params.blur_radius is not None

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from slip.data import decode
-from slip.data.decode import DamagedImageError, decode_rgb
+from slip.data.decode import SHRINKS, DamagedImageError, decode_rgb, open_picture, shrink_for
 
 COLOURS = np.random.Generator(np.random.Philox(1)).integers(0, 256, (6, 7, 3), dtype=np.uint8)
 PHOTO = Image.fromarray(COLOURS).resize((61, 47), Image.Resampling.BICUBIC)
@@ -46,6 +46,53 @@ def test_pixels_are_those_of_the_published_loader(data: bytes, fast: bool, monke
     assert found.mode == "RGB"
     assert found.size == PHOTO.size  # also with the EXIF orientation that would turn it
     assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_header_is_read_without_the_pixels(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not fast:
+        monkeypatch.setattr(decode, "simplejpeg", None)
+    for kind in ("JPEG", "PNG", "WEBP"):
+        data = encoded(PHOTO, kind)
+        picture = open_picture(data[:-300] if kind == "JPEG" else data)
+        assert (picture.width, picture.height, picture.is_jpeg) == (61, 47, kind == "JPEG")
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(61, 47), (64, 48), (33, 16)])
+def test_jpegs_shrink_in_the_dct_domain(
+    size: tuple[int, int], mode: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = PHOTO.resize(size, Image.Resampling.BICUBIC)
+    picture = open_picture(encoded(photo.convert(mode), "JPEG", quality=95, **options))
+    full = Image.fromarray(picture.pixels())
+    for shrink in SHRINKS:
+        found = picture.pixels(shrink)
+        assert found.shape == (-(-size[1] // shrink), -(-size[0] // shrink), 3)
+        assert found.flags.c_contiguous
+        # About what averaging the pixels gives (two of these pictures at random are 60 apart).
+        averaged = np.asarray(full.reduce(shrink)).astype(int)
+        assert np.abs(found.astype(int) - averaged).mean() < 12
+        with monkeypatch.context() as patch:
+            patch.setattr(decode, "simplejpeg", None)
+            assert (open_picture(picture.data).pixels(shrink) == found).all()
+
+
+def test_pictures_shrink_as_far_as_every_crop_allows() -> None:
+    picture = open_picture(encoded(PHOTO.resize((640, 480)), "JPEG"))
+    boxes = [(0, 0, 640, 480), (10, 20, 110, 140)]
+    # The smaller box has 100 pixels: at 1/4 twice the view's side must be left of them, at 1/2 1.4 times.
+    assert [shrink_for(picture, boxes, size) for size in (12, 13, 35, 36, 100)] == [4, 2, 2, 1, 1]
+    assert shrink_for(picture, boxes[:1], 60) == 4
+    assert shrink_for(open_picture(encoded(PHOTO, "PNG")), [(0, 0, 61, 47)], 4) == 1
+
+
+def test_an_animation_shows_its_first_picture() -> None:
+    frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "green")]
+    for kind, options in (("WEBP", {"lossless": True}), ("PNG", {})):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        assert decode_rgb(data).tobytes() == frames[0].tobytes()
 
 
 def test_16_bits_keep_their_upper_byte() -> None:

@@ -51,12 +51,12 @@ def test_bits_are_philox_of_the_key(seed: int, purpose: Purpose, where: tuple[in
 
 
 def test_uniforms_are_uniform_and_purposes_differ() -> None:
-    numbers = uniforms(20_000, seed=1, purpose=Purpose.VIEW, where=(1, 2, 3))
+    numbers = uniforms(20_000, seed=1, purpose=Purpose.SAMPLE, where=(1, 2, 3))
     assert numbers.min() >= 0
     assert numbers.max() < 1
     assert abs(numbers.mean() - 0.5) < 0.01
     assert abs(numbers.std() - 12**-0.5) < 0.01
-    other = uniforms(20_000, seed=1, purpose=Purpose.CAPTION, where=(1, 2, 3))
+    other = uniforms(20_000, seed=1, purpose=Purpose.FIRST_SAMPLE, where=(1, 2, 3))
     assert abs(np.corrcoef(numbers, other)[0, 1]) < 0.03
 
 

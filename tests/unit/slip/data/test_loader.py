@@ -4,6 +4,7 @@ import hashlib
 import logging
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from pipeline import store
 from pipeline.errors import ConfigError, ShardError, StoreError
 from pipeline.manifest import Manifest, read_index
 from slip.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from slip.data import loader as loader_module
 from slip.data.augment import apply
 from slip.data.decode import decode_rgb
 from slip.data.keyed import Purpose, uniforms
@@ -71,7 +73,8 @@ def content(batches: list[Batch]) -> dict[tuple[int, int, int], str]:
 
 
 def test_a_batch_by_hand(make_dataset: MakeDataset, tmp_path: Path) -> None:
-    manifest, config = make_dataset(COUNTS), make_config(tmp_path)
+    manifest, base = make_dataset(COUNTS), make_config(tmp_path)
+    config = replace(base, data=replace(base.data, augment="reference"))
     source = open_source(config, 1, 2)
     assert isinstance(source, SampleReader)
     with Loader(config, source, VIEWS) as loader:
@@ -90,15 +93,15 @@ def test_a_batch_by_hand(make_dataset: MakeDataset, tmp_path: Path) -> None:
         start = int(index.image_offset[i])
         data = (tmp_path / f"{shard:05d}.tar").read_bytes()[start : start + int(index.image_size[i])]
         image = decode_rgb(data)
+        drawn = uniforms(1 + 53 * len(VIEWS), seed=5, purpose=Purpose.SAMPLE, where=(0, sample, epoch)).tolist()
         for number, kind in enumerate(VIEWS):
-            numbers = uniforms(53, seed=5, purpose=Purpose.VIEW, where=(number, sample, epoch))
+            numbers = drawn[1 + 53 * number : 1 + 53 * (number + 1)]
             view = apply(image, draw_params(kind, *image.size, numbers), 24)
             np.testing.assert_array_equal(batch.views[number][row].permute(1, 2, 0).numpy(), view)
         usable = [f"{'' if name == 'title' else 'a longer '}{name} of {sample}"
                   for name, every in zip(names, (3, 4), strict=True) if sample % every]  # fmt: skip
         usable = usable or [f"text of {sample}"]
-        choice = uniforms(1, seed=5, purpose=Purpose.CAPTION, where=(0, sample, epoch))[0]
-        captions.append(usable[int(choice * len(usable))])
+        captions.append(usable[int(drawn[0] * len(usable))])
     tokens = Tokenizer(16)(captions)
     assert batch.tokens_BL is not None
     assert batch.tokens_BL.shape[1] == (tokens != 0).sum(axis=1).max()
@@ -125,6 +128,44 @@ def test_batches_do_not_depend_on_threads_ranks_or_where_a_run_resumes(
     for rank in range(2):
         resumed |= content(load(make_config(tmp_path, workers=1), 4, 8, rank, 2))
     assert resumed == {key: value for key, value in expected.items() if key[0] >= 4 * BATCH}
+
+
+def test_as_many_workers_as_help_and_no_more(
+    make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_dataset(COUNTS)
+    expected = content(load(make_config(tmp_path, workers=1), 0, 20))
+    # What this machine would say depends on its load.
+    asked: list[list[int]] = []
+
+    def measured(prepare: Callable[[int], int], counts: list[int]) -> dict[int, float]:
+        asked.append(counts)
+        assert [prepare(i) for i in range(3)] == [BATCH] * 3
+        return {1: 500.0, 2: 950.0, 4: 1e6, 6: 1.01e6}
+
+    monkeypatch.setattr(loader_module, "measure", measured)
+    monkeypatch.setattr(loader_module, "cores_of_this_rank", lambda: 6)
+    base = make_config(tmp_path)
+    config = replace(base, data=replace(base.data, workers="auto"))
+    used: list[int] = []
+    found: list[Batch] = []
+    with caplog.at_level(logging.INFO), open_loader(config) as loader:
+        for batch in loader.batches(0, 20 * BATCH):
+            found.append(batch)
+            used.append(loader.workers)
+            time.sleep(0.09)  # a step: 8 samples in .09 s are far less than 500 a second
+    assert content(found) == expected
+    assert asked == [[1, 2, 3, 4, 6]]
+    assert (used[0], used[11], used[-1]) == (4, 4, 1)
+    assert "samples/s by decode threads on 6 cores: 1: 500, 2: 950, 4: 1000000, 6: 1010000; using 4" in caplog.text
+    assert re.search(r"the steps take \d\d samples/s on this rank: 1 decode threads", caplog.text)
+
+
+def test_workers_are_measured_on_real_work(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    make_dataset(COUNTS)
+    base = make_config(tmp_path)
+    config = replace(base, data=replace(base.data, workers="auto"))
+    assert content(load(config, 0, 3)) == content(load(base, 0, 3))
 
 
 def test_data_sets_mix_by_weight(make_dataset: MakeDataset, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_boxes_are_distributed_like_torchvisions(
     get_params = transforms.RandomResizedCrop.get_params
     theirs = np.array([get_params(image, list(scale), [3 / 4, 4 / 3]) for _ in range(DRAWS)], dtype=np.float64)
     generator = np.random.Generator(np.random.Philox(4))
-    boxes = [draw_params(kind, *size, generator.random(NUM_UNIFORMS)).box for _ in range(DRAWS)]
+    boxes = [draw_params(kind, *size, generator.random(NUM_UNIFORMS).tolist()).box for _ in range(DRAWS)]
     ours = np.array([(top, left, bottom - top, right - left) for left, top, right, bottom in boxes], dtype=np.float64)
     for column in range(4):
         assert largest_gap(ours[:, column], theirs[:, column]) < KS_LIMIT
@@ -67,7 +67,7 @@ def test_when_no_crop_fits_the_middle_is_taken(size: tuple[int, int]) -> None:
     numbers[0:40:4] = 1 - 2**-53
     numbers[1:40:4] = 1 - 2**-53 if size[0] <= size[1] else 0.0
     expected = (0, 0, 1, 1) if size == (1, 1) else (left, top, left + width, top + height)
-    assert draw_params("clip", *size, numbers).box == expected
+    assert draw_params("clip", *size, numbers.tolist()).box == expected
 
 
 def test_the_other_parameters_are_distributed_like_torchvisions() -> None:
@@ -76,7 +76,7 @@ def test_the_other_parameters_are_distributed_like_torchvisions() -> None:
     ranges = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     theirs: list[Any] = [transforms.ColorJitter.get_params(*ranges) for _ in range(DRAWS)]
     generator = np.random.Generator(np.random.Philox(6))
-    draws = [draw_params("ssl", 100, 100, generator.random(NUM_UNIFORMS)) for _ in range(5 * DRAWS // 4)]
+    draws = [draw_params("ssl", 100, 100, generator.random(NUM_UNIFORMS).tolist()) for _ in range(5 * DRAWS // 4)]
     ours = [draw.jitter for draw in draws if draw.jitter is not None]
     for number, name in enumerate(("brightness", "contrast", "saturation", "hue")):
         a = np.array([getattr(j, name) for j in ours])
