@@ -206,7 +206,8 @@ static int read_request(struct request *request, PyObject *pixels, PyObject *par
         return 0;
     const Py_ssize_t *shape = request->pixels.shape, longest = 1 << 24; /* float32 holds whole numbers up to there */
     if (shape[0] < 1 || shape[1] < 1 || shape[0] * shrink > longest || shape[1] * shrink > longest || shape[2] != 3)
-        return refuse("pixels must have the shape (height, width, 3), not (%zd, %zd, %zd)", shape[0], shape[1], shape[2]);
+        return refuse("pixels must have the shape (height, width, 3), not (%zd, %zd, %zd)", shape[0], shape[1],
+                      shape[2]);
     request->num_views = request->params.shape[0];
     if (request->params.shape[1] != NUM_PARAMS || PySequence_Fast_GET_SIZE(out) != request->num_views)
         return refuse("params must have the shape (%zd, %d), one row for each output, not (%zd, %zd)",

@@ -142,7 +142,8 @@ static void NAME(resize_rows)(const struct crop *crop, int begin, int end, int f
     for (int x = begin; x < end; x++) {                                                                                \
         for (int k = 0; k < (taps); k++)                                                                               \
             rows[k] = crop->turned + (size_t)(axis->starts[x] - first + k) * pitch;                                    \
-        weigh(taps, rows, 0, axis->coefficients + (size_t)x * (taps), crop->tile + (size_t)(x - begin) * pitch, pitch); \
+        weigh(taps, rows, 0, axis->coefficients + (size_t)x * (taps), crop->tile + (size_t)(x - begin) * pitch,        \
+              (int)pitch);                                                                                             \
     }
 #define CASE(taps)                                                                                                     \
     case taps:                                                                                                         \

@@ -6,7 +6,8 @@ is `slip.data.augment.apply` in integers: the same bytes on every machine and ne
 and each operation on colours differ by at most 1, a blur by at most 3 (it rounds six times). Rows are resized before
 columns, as in Pillow, which from version 13 on begins with the columns of tall boxes.
 
-Where it was not built (no C compiler at installation) `available` is False, and callers do without.
+Where it was not built (at installation a C compiler or Python's headers were missing) `available` is False, and callers
+do without.
 """
 
 from __future__ import annotations
