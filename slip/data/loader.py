@@ -185,8 +185,10 @@ class Loader:
 
     def _settle_workers(self, demand: float) -> None:
         """Keep no more threads than the steps have a use for."""
+        before = self.workers
         self._use_workers(fewest_enough(self._rates, demand))
-        logger.info("the steps take %.0f samples/s on this rank: %d decode threads", demand, self.workers)
+        if self.workers != before:
+            logger.info("the steps take %.0f samples/s on this rank: %d decode threads do", demand, self.workers)
 
     def _submit(self, samples: int) -> _Pending:
         """Ask for everything a batch needs, without waiting."""

@@ -74,20 +74,67 @@ def test_faults_of_texts_that_are_mostly_plain(texts: list[str]) -> None:
     assert is_faulty(pa.array(cleaned, pa.string())).tolist() == [caption_fault(text) is not None for text in cleaned]
 
 
+NUMBER = st.text(st.characters(categories=["Nd"]), min_size=1, max_size=4)
+DIGIT = st.sampled_from("0123456789")
+LATIN = st.characters(min_codepoint=0x21, max_codepoint=0x7E) | st.characters(min_codepoint=0xC0, max_codepoint=0x24F)
+TOKEN = st.text(LATIN, max_size=6)
+SETTINGS = (
+    *("f#", "F/#", "f / #.#", "f/ #", "F #", "#mm", "#.# mm", "#-#mm", "#.#-# MM", "iso#", "ISO #", "1/#", "1/#s"),
+    *("1/# sec", "#s", "# Secs", "#.# s", "#ev", "+# EV", "-#.#ev", "-#/# ev"),
+)
+CAMERAS = (
+    *("Canon", "nikon", "SONY", "pentax", "Olympus", "Fuji", "fujifilm", "Leica", "sigma", "TAMRON", "eos", "EF"),
+    *("ef-s", "AF", "AF-s", "usm", "IS", "vr", "Canon EOS#", "Nikon D#", "Sony A-#_x", "EF #é", "fujifilm -#"),
+)
+
+
+def texts_of(*parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.tuples(*parts).map("".join)
+
+
+@st.composite
+def listed(draw: st.DrawFn, forms: tuple[str, ...], separators: str, min_size: int) -> str:
+    """Some of these forms, with a number for every #, each with separators behind it."""
+    text = ""
+    for form in draw(st.lists(st.sampled_from(forms), min_size=min_size, max_size=4)):
+        text += "".join(draw(NUMBER) if character == "#" else character for character in form)
+        text += draw(st.text(st.sampled_from(separators), min_size=1, max_size=2))
+    return text
+
+
+# Texts of rules whose patterns look ahead. Of what is made from such a pattern itself, nearly all is thrown away: of
+# number_first 3 different texts were left after 13 s, made like this 69 after 0.2 s.
+MADE = {
+    "joined_with_underscores": texts_of(
+        st.just("") | TOKEN.map(lambda token: f"{token} "),
+        st.permutations(["_", "12", "a", "É-"]).flatmap(
+            lambda parts: texts_of(*(TOKEN.map(part.__add__) for part in parts))
+        ),
+    ),
+    "number_first": texts_of(
+        st.characters(categories=["Nd"]), *(part for _ in range(4) for part in (TOKEN, DIGIT)), TOKEN
+    ),
+    "bare_settings": texts_of(listed(CAMERAS, " \t\u2003,|@;/+-", 0), listed(SETTINGS, " \n\xa0,|@;+-", 2)),
+}
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_no_text_that_a_rule_matches_is_passed_by(rule: captions.Rule) -> None:
     assert rule.name in NEEDS, "without a need the rule is tried on every text"
     given_texts = [*rule.matches, *rule.spares, *(text.upper() for text in rule.matches)]
     texts = pa.array(given_texts, pa.string())
     assert is_faulty(texts).tolist() == [caption_fault(text) is not None for text in given_texts]
+    matched: set[str] = set()
 
-    @given(st.lists(st.from_regex(rule.pattern, fullmatch=True), max_size=4))
+    @given(st.lists(MADE.get(rule.name, st.from_regex(rule.pattern, fullmatch=True)), max_size=4))
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
     def check(matching: list[str]) -> None:
         lines = [text for text in map(clean_text, matching) if rule.pattern.fullmatch(text)]
         assert is_faulty(pa.array(lines, pa.string())).all()
+        matched.update(lines)
 
     check()
+    assert len(matched) >= 20, "too few to prove anything"
 
 
 @given(st.lists(st.from_regex(re.compile(SURE, re.IGNORECASE | re.ASCII), fullmatch=True), min_size=1))

@@ -158,7 +158,7 @@ def test_as_many_workers_as_help_and_no_more(
     assert asked == [[1, 2, 3, 4, 6]]
     assert (used[0], used[11], used[-1]) == (4, 4, 1)
     assert "samples/s by decode threads on 6 cores: 1: 500, 2: 950, 4: 1000000, 6: 1010000; using 4" in caplog.text
-    assert re.search(r"the steps take \d\d samples/s on this rank: 1 decode threads", caplog.text)
+    assert re.search(r"the steps take \d\d samples/s on this rank: 1 decode threads do", caplog.text)
 
 
 def test_workers_are_measured_on_real_work(make_dataset: MakeDataset, tmp_path: Path) -> None:
