@@ -70,7 +70,7 @@ class Options:
     num: int
 
 
-def recoded(path: Path, side: str, pixels: int, quality: int = 90) -> bytes:
+def recoded(path: Path, side: str, pixels: int, quality: int = 87) -> bytes:
     """A photograph with this long or short side; Flickr's sizes come from larger originals, so enlarging is rare."""
     image = Image.open(path).convert("RGB")
     scale = pixels / (max(image.size) if side == "long" else min(image.size))
