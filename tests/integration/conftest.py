@@ -5,6 +5,7 @@ On a laptop a missing service skips the tests that need it; under CI (CI=true) i
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -36,8 +38,11 @@ def require(programs: tuple[str, ...], how: str) -> None:
 
 
 def free_port(count: int = 1) -> int:
-    """The first of `count` consecutive free ports."""
-    for port in range(20000 + os.getpid() % 1000 * 10, 60000, count):
+    """The first of `count` consecutive free ports.
+
+    Whoever asked uses them seconds later, so processes that follow each other begin a hundred ports apart.
+    """
+    for port in range(20000 + os.getpid() % 100 * 100, 60000, count):
         try:
             for offset in range(count):
                 with socket.socket() as probe:
@@ -63,6 +68,16 @@ def wait_for_http(url: str, seconds: float) -> None:
             return
 
 
+def run_in(folder: Path, *command: str) -> str:
+    """Run Python in `folder` with the checkout importable, as after installation; its log."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=env, stderr=subprocess.PIPE, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a running S3 server; the keys are testkey / testsecret."""
@@ -71,6 +86,9 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port(2)
     started = subprocess.run(
         [str(ROOT / "tests/s3/start_ceph.sh"), str(folder), str(port)],
+        # Pools are made one by one, each in a round of the monitor's. With rounds of a second, the default, it takes
+        # 19 s to the first object, with these 6.
+        env=os.environ | {"CEPH_ARGS": "--paxos-propose-interval=0.05"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -108,10 +126,8 @@ def s3_bucket(s3_env: dict[str, str]) -> str:
     return "s3://yfcc"
 
 
-@pytest.fixture(scope="session")
-def slurm_env() -> Iterator[dict[str, str]]:
-    """Environment in which sbatch, squeue and srun talk to a running cluster of four nodes, four tasks to an array."""
-    require(SLURM_PROGRAMS, "tests/cluster/cluster.sh install")
+def running_cluster() -> Iterator[dict[str, str]]:
+    """Start a cluster, hand out its environment, end it."""
     cluster = str(ROOT / "tests/cluster/cluster.sh")
     # Not below pytest's folder: munge refuses a socket that others cannot reach.
     folder = tempfile.mkdtemp(prefix="slurm-")
@@ -128,3 +144,30 @@ def slurm_env() -> Iterator[dict[str, str]]:
     finally:
         subprocess.run([cluster, "stop"], env=env, check=True, timeout=60)
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def slurm_env() -> Iterator[dict[str, str]]:
+    """Environment in which sbatch, squeue and srun talk to a running cluster of four nodes, four tasks to an array."""
+    require(SLURM_PROGRAMS, "tests/cluster/cluster.sh install")
+    # Two clusters would take each other's node names out of /etc/hosts; the second one waits for the first to end.
+    with (Path(tempfile.gettempdir()) / "slurm-test.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield from running_cluster()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstBuild:
+    """What a newcomer has after the first of the README's commands."""
+
+    folder: Path
+    """Where it was run; empty before."""
+    log: str
+
+
+@pytest.fixture(scope="session")
+def first_build(tmp_path_factory: pytest.TempPathFactory) -> FirstBuild:
+    """The build without arguments, in an empty folder; who asks for it adds to the folder and changes nothing in it."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    log = run_in(folder, str(ROOT / "pipeline/build_yfcc15m.py"))
+    return FirstBuild(folder=folder, log=log)

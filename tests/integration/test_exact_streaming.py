@@ -10,12 +10,12 @@ import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from slip.data.plan import Plan
 from tests.faults.s3_faults import Faults
 from tests.faults.s3_proxy import FaultProxy
 from tests.integration.conftest import free_port
+from tests.integration.warm_ranks import start_warm
 from tests.many_samples import write_many
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,34 +85,36 @@ def test_batches_are_equal_in_every_layout_before_and_after_resuming(
         assert batch_checksums(manifest_url, cut, 1047, [layout], faulty_env)[layout] == expected[cut - 1041 :]
 
 
-def train_command(manifest: str, output: Path, *flags: str) -> list[str]:
-    command = [sys.executable, "-m", "slip.train", "demo", "--data.manifest", manifest, "--output", str(output)]
-    command += ["--objective.name", "simclr", "--eval.zeroshot", "None", "--model.image-size", "16"]
+def train_arguments(manifest: str, output: Path, *flags: str) -> list[str]:
+    command = ["demo", "--data.manifest", manifest, "--output", str(output)]
+    command += ["--objective.name", "simclr", "--eval.zeroshot", "None", "--model.image-size", "8"]
     command += ["--model.ssl-hidden", "16", "--model.ssl-dim", "8", "--optim.global-batch", str(GLOBAL_BATCH)]
     command += ["--optim.epochs", "2", "--optim.warmup-epochs", "0.1", "--data.workers", "1", "--log-every", "1"]
     return [*command, "--checkpoint-every", "3", "--ledger", *flags]
 
 
-def start(command: list[str], world_size: int, env: dict[str, str], log: Path) -> list[subprocess.Popen[bytes]]:
-    """The ranks of a run, started as a launcher would."""
-    shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks: list[subprocess.Popen[bytes]] = []
-    for rank in range(world_size):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} | shared if world_size > 1 else {}
-        with log.open("ab") as file:
-            ranks.append(subprocess.Popen(command, cwd=ROOT, env=env | own | {"OMP_NUM_THREADS": "1"}, stderr=file))
-    return ranks
+def train_command(manifest: str, output: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "slip.train", *train_arguments(manifest, output, *flags)]
+
+
+def rank_envs(world_size: int, env: dict[str, str]) -> list[dict[str, str]]:
+    """The environments that a launcher gives the ranks of a run."""
+    own = env | {"OMP_NUM_THREADS": "1"}
+    if world_size == 1:
+        return [own]
+    own |= {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [own | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
 
 
 def newest_step(output: Path) -> int:
     return max((int(path.stem.removeprefix("step-")) for path in output.glob("checkpoints/step-*.pt")), default=0)
 
 
-def kill_all(ranks: list[subprocess.Popen[bytes]]) -> None:
+def kill_all(ranks: list[BaseProcess]) -> None:
     for process in ranks:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     for process in ranks:
-        process.wait()
+        process.join()
 
 
 def ledger(verb: str, *words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -124,13 +127,13 @@ def test_twenty_kills_and_changing_world_sizes_use_every_sample_once_in_both_epo
 ) -> None:
     draw = random.Random(20)
     output, log = tmp_path / "run", tmp_path / "log"
-    command = train_command(manifest_url, output)
+    arguments = train_arguments(manifest_url, output)
     for number in range(20):
-        ranks = start(command, (1, 4, 2, 3)[number % 4], faulty_env, log)
+        ranks = start_warm(arguments, rank_envs((1, 4, 2, 3)[number % 4], faulty_env), log)
         before, end = newest_step(output), time.monotonic() + 120
         # Four in five die at a random moment of their training, the others while they start.
         while number % 5 and newest_step(output) <= before:
-            assert all(process.poll() is None for process in ranks), log.read_text()[-5000:]
+            assert all(process.is_alive() for process in ranks), log.read_text()[-5000:]
             assert time.monotonic() < end, log.read_text()[-5000:]
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 1.0))
@@ -139,7 +142,9 @@ def test_twenty_kills_and_changing_world_sizes_use_every_sample_once_in_both_epo
             ranks[-1].kill()
             time.sleep(0.05)
         kill_all(ranks)
-    last = start(command, 2, faulty_env, log)
+    command = train_command(manifest_url, output)
+    with log.open("ab") as file:
+        last = [subprocess.Popen(command, cwd=ROOT, env=env, stderr=file) for env in rank_envs(2, faulty_env)]
     assert [process.wait(400) for process in last] == [0, 0], log.read_text()[-5000:]
     num_steps = -(-2 * sum(COUNTS) // GLOBAL_BATCH)
     assert newest_step(output) == num_steps

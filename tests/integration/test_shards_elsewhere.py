@@ -6,8 +6,6 @@ import argparse
 import functools
 import io
 import json
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +14,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.integration.conftest import FirstBuild
+
 BATCH = 16
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded sample, built as a newcomer would."""
-    folder = tmp_path_factory.mktemp("sample")
-    command = [sys.executable, str(ROOT / "pipeline/build_yfcc15m.py"), "--output", str(folder / "out")]
-    subprocess.run([*command, "--samples-per-shard", "512"], check=True, timeout=300)
-    return folder / "out"
+def shards(first_build: FirstBuild) -> Path:
+    """The embedded sample, as a newcomer builds it."""
+    return first_build.folder / "data/yfcc15m-sample"
 
 
 def braces(shards: Path) -> str:
