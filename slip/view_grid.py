@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from slip.data.augment import Pixels
-from slip.data.decode import open_picture
+from slip.data.decode import Pixels, open_picture
 from slip.data.samples import RawSample
 from slip.data.view_maker import AugmentMode, fill_views
 from slip.data.view_params import ViewKind

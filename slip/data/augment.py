@@ -10,17 +10,15 @@ Letters: B samples, S side of the square view in pixels.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
+from slip.data.decode import Pixels
 from slip.data.view_params import Jitter, ViewParams
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Pixels = npt.NDArray[np.uint8]
 
 
 def _shift_hue(image: Image.Image, hue: float) -> Image.Image:

@@ -20,8 +20,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from slip.data import kernel
-from slip.data.augment import Pixels, apply, recolour
-from slip.data.decode import Box, Picture, shrink_for
+from slip.data.augment import apply, recolour
+from slip.data.decode import Box, Picture, Pixels, shrink_for
 from slip.data.view_params import ViewParams, params_row
 
 AugmentMode = Literal["fast", "reference"]
