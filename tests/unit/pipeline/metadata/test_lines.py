@@ -92,7 +92,7 @@ def test_files_saved_on_windows(tmp_path: Path) -> None:
         ("rows.bz2", b"1\t2\t3\n", "not bzip2, though its name says so"),
         ("rows.bz2", bz2.compress(b"1\t2\t3\n" * 10_000)[:-20], "damaged or cut short"),
         ("rows.bz2", bz2.compress(b"1\t2\t3\n")[:12] + b"\x55" * 50, "damaged or cut short"),
-        ("rows", gzip.compress(b"1\t2\t3\n"), "gzip file"),
+        ("rows", gzip.compress(b"1\t2\t3\n", mtime=0), "gzip file"),
         ("rows", b"PK\x03\x04" + bytes(100), "zip file"),
         ("rows", b"SQLite format 3\0" + bytes(100), "SQLite file"),
         ("rows", bytes(range(256)) * 10, "binary data"),
