@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError, InputError
 from slip.command import run_verb
 from slip.config import DataConfig, ModelConfig, ObjectiveConfig, ObjectiveName, OptimConfig, TrainConfig
 from slip.data import kernel
+from slip.data.decode import DamagedImageError, open_picture
 from slip.data.plan import make_plan
 from slip.data.samples import RawSample
 from slip.data.sets import open_mix
@@ -95,12 +96,24 @@ def _train_config(config: BenchInputConfig, mode: AugmentMode) -> TrainConfig:
     )
 
 
+def _is_whole(sample: RawSample) -> bool:
+    try:
+        open_picture(sample.image).pixels()
+    except DamagedImageError:
+        return False
+    return True
+
+
 def _samples(config: BenchInputConfig) -> list[RawSample]:
     """Samples from the first batches of an epoch: they come from all over the data set."""
     mix = open_mix([config.manifest])
     count = min(config.samples, mix.num_samples)
     ids = make_plan(mix, seed=0, global_batch=count).batch(0)
-    found = [sample for sample in read_samples(mix, ids.tolist()) if isinstance(sample, RawSample)]
+    found = [
+        sample for sample in read_samples(mix, ids.tolist()) if isinstance(sample, RawSample) and _is_whole(sample)
+    ]
+    if len(found) < count:
+        logger.warning("%d of the %d samples that were read are damaged and left out", count - len(found), count)
     if not found:
         raise InputError(f"{config.manifest}: all {count} samples that were read are damaged; repair the data set")
     return found

@@ -51,14 +51,17 @@ class Pace:
     """Microseconds of all cores per sample, reading included."""
 
 
-def thread_us(work: Callable[[], object], num_samples: int, rounds: int = ROUNDS) -> float:
-    """Processor microseconds of this thread per sample: the least of some rounds, after one that is not counted."""
+def least_us(work: Callable[[], object], num_samples: int, clock: Callable[[], float] = time.thread_time) -> float:
+    """Microseconds per sample by `clock`: the least of some rounds, after one that is not counted.
+
+    The default clock is the processor time of this thread.
+    """
     work()
     taken = []
-    for _ in range(rounds):
-        begin = time.thread_time()
+    for _ in range(ROUNDS):
+        begin = clock()
         work()
-        taken.append(time.thread_time() - begin)
+        taken.append(clock() - begin)
     return min(taken) / num_samples * 1e6
 
 
@@ -83,7 +86,7 @@ def whole_cost(
     """Microseconds a sample for all that a decode thread does: draws, decoding, views, caption, tokens."""
     preparer = Preparer(config, kinds, colours=colours)
     batch = preparer.buffers(_slots(samples), pin=False)
-    return thread_us(lambda: preparer.fill(batch, range(len(samples))), len(samples))
+    return least_us(lambda: preparer.fill(batch, range(len(samples))), len(samples))
 
 
 def part_costs(
@@ -106,10 +109,10 @@ def part_costs(
             for picture, views in zip(pictures, views_of, strict=True):
                 fill_views(picture, views, outs, mode=mode, colours=colours)
 
-        return thread_us(work, num)
+        return least_us(work, num)
 
     plain = [[ViewParams(box=view.box) for view in views] for views in params]
-    decoding = thread_us(decode, num)
+    decoding = least_us(decode, num)
     crops, all_of_it = fill(plain, colours=False), fill(params, colours=True)
     whole = whole_cost(samples, kinds, config, colours=True)
     return [
@@ -137,13 +140,7 @@ def device_cost(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    work()
-    taken = []
-    for _ in range(ROUNDS):
-        begin = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - begin)
-    return min(taken) / batch * 1e6
+    return least_us(work, batch, time.perf_counter)
 
 
 def _cpu_s() -> float:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from slip.bench_input import main
-from tests.tiny_data import write_shards
+from tests.tiny_data import picture, write_set, write_shards
 
 FAST = ("--samples", "8", "--image-size", "32", "--batch", "8", "--seconds", "0.05", "--workers", "1")
 
@@ -54,6 +54,18 @@ def test_the_same_as_json(manifest: str, capsys: pytest.CaptureFixture[str]) -> 
         assert found["loaders"][mode]["workers"] == 1
         # A picture of 48 x 40 pixels in three colours at least, and not much beside it.
         assert 48 * 40 * 3 < found["memory_per_worker"][mode] < 10**6
+
+
+def test_damaged_pictures_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def sample(number: int) -> dict[str, bytes]:
+        return {"jpg": b"nothing" if number % 4 == 0 else picture("red", number), "json": b"{}", "txt": b"red"}
+
+    write_set(tmp_path / "some", [12], sample)
+    assert main(["input", str(tmp_path / "some"), *FAST[2:], "--samples", "12"]) == 0
+    assert "3 of the 12 samples that were read are damaged and left out" in capsys.readouterr().err
+    write_set(tmp_path / "none", [4], lambda number: {"jpg": b"nothing", "json": b"{}", "txt": b"red"})
+    assert main(["input", str(tmp_path / "none"), *FAST]) == 1
+    assert "all 4 samples that were read are damaged" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_said_in_one_line(manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
