@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 
 import pytest
 
+from slip.data import worker_count
 from slip.data.worker_count import cores_of_this_rank, fewest_enough, measure, thread_counts
 
 
@@ -27,20 +27,28 @@ def test_numbers_of_threads_that_are_tried(cores: int, counts: list[int]) -> Non
     assert thread_counts(cores) == counts
 
 
-def test_trying_ends_when_more_threads_do_not_help() -> None:
-    # Two at a time: a third thread waits.
-    places = threading.Semaphore(2)
+def test_trying_ends_when_more_threads_do_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    rate_of = {1: 100.0, 2: 195.0, 3: 199.0, 4: 400.0, 6: 600.0}
+    monkeypatch.setattr(worker_count, "_rate", lambda prepare, threads, seconds: rate_of[threads])
+    rates = measure(lambda number: 1, list(rate_of))
+    assert rates == {1: 100.0, 2: 195.0, 3: 199.0}
+    assert fewest_enough(rates) == 2
+
+
+def test_all_threads_prepare_different_samples() -> None:
     asked: set[int] = set()
+    all_at_once = threading.Barrier(3)
 
     def prepare(number: int) -> int:
+        assert number not in asked
         asked.add(number)
-        with places:
-            time.sleep(0.02)
+        # Without three threads at once this would end in an error.
+        if number < 3:
+            all_at_once.wait(timeout=60)
         return 5
 
-    rates = measure(prepare, [1, 2, 3, 4, 6], seconds=0.4)
-    assert list(rates) == [1, 2, 3]
-    assert fewest_enough(rates) == 2
+    rates = measure(prepare, [3], seconds=0.05)
+    assert rates[3] > 0
     assert {0, 1, 2} <= asked
 
 
