@@ -30,7 +30,7 @@ from slip.data.view_params import ViewKind
 from slip.data.worker_count import cores_of_this_rank
 from slip.input_costs import Cost, Pace, device_cost, loader_pace, memory_per_worker, part_costs
 from slip.inspect_data import read_samples
-from slip.objectives.registry import objective
+from slip.objectives.needs import needs_of
 from slip.view_grid import view_grid_png
 
 logger = logging.getLogger(__name__)
@@ -122,8 +122,7 @@ def _samples(config: BenchInputConfig) -> list[RawSample]:
 def measure(config: BenchInputConfig) -> Findings:
     """Measure everything."""
     samples = _samples(config)
-    goal = objective(ObjectiveConfig(name=config.objective))
-    kinds: tuple[ViewKind, ...] = goal.views
+    kinds: tuple[ViewKind, ...] = needs_of(ObjectiveConfig(name=config.objective), ModelConfig()).views
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parts: dict[AugmentMode, list[Cost]] = {}
     loaders: dict[AugmentMode, Pace] = {}

@@ -22,6 +22,7 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "train": Verb(module="slip.train", help="train CLIP, SimCLR or SLIP on sealed shards"),
+    "plan": Verb(module="slip.plan_command", help="say what a run takes on which GPUs: memory, FLOPs, hours, cost"),
     "index": Verb(
         module="slip.index_shards", help="make a manifest for WebDataset tars of others, by one pass over them"
     ),

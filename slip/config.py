@@ -11,7 +11,8 @@ from typing import Literal
 
 from pipeline.errors import ConfigError
 
-ObjectiveName = Literal["clip", "simclr", "slip"]
+ObjectiveName = Literal["clip", "siglip", "simclr", "mocov3", "byol", "mim", "slip"]
+SSLName = Literal["simclr", "mocov3", "byol", "mim"]
 TowerName = Literal["tiny", "vits16", "vitb16", "vitl16"]
 
 
@@ -22,6 +23,9 @@ class DataConfig:
     manifest: tuple[str, ...] = ("data/yfcc15m-sample/manifest.json",)
     """Path or URL of the data set's manifest, written by pipeline/build_yfcc15m.py or `slip index`; several are mixed.
     A brace pattern of .tar files instead reads them without a manifest, and then nothing is exact."""
+    ssl_manifest: tuple[str, ...] = ()
+    """Manifests whose pictures the SSL terms of slip see instead of the captioned ones, in lock-step: each step takes
+    as many of both. Captions there are not read. None: the same pictures."""
     weights: tuple[float, ...] = ()
     """Relative share of each manifest in the samples of a run, e.g. 3 1; none = by their sizes."""
     samples_per_epoch: int = 0
@@ -72,6 +76,22 @@ class ModelConfig:
     """Width of the SSL embedding."""
     embed_dim: int = 512
     """Width of the shared image-text embedding."""
+    masking: Literal["none", "random", "attentive"] = "none"
+    """Patches the image tower is given in training: all of them; a random part (FLIP); or those to which the class
+    token of a momentum tower attends most (A-CLIP). Evaluation always sees all."""
+    mask_keep: float = 0.5
+    """Share of the patches kept by `masking`."""
+    momentum_scale: float = 1.0
+    """Side of the views the momentum tower sees, as a share of image_size; 0.5 costs a quarter (A-CLIP's efficient
+    form)."""
+    mim_masked: float = 0.4
+    """Share of the patches hidden from the image tower for objective mim."""
+    drop_path: float = 0.0
+    """Probability of leaving out a branch of the image tower's last block, linearly less before it."""
+    activation_checkpointing: bool = False
+    """Keep only what enters each block and compute the rest again for the gradient: less memory, a third more time."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the blocks of both towers with torch.compile; auto = on a GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +99,24 @@ class ObjectiveConfig:
     """What is minimised."""
 
     name: ObjectiveName = "slip"
-    """clip = image-text contrast, simclr = contrast of two views, slip = clip + ssl_scale * simclr."""
+    """Image-text contrast: clip (softmax), siglip (sigmoid). Self-supervision: simclr, mocov3, byol, mim.
+    slip = clip + ssl_scale * (sum of the terms named by ssl)."""
+    ssl: tuple[SSLName, ...] = ("simclr",)
+    """Self-supervised terms of slip."""
     ssl_scale: float = 1.0
-    """Weight of the SSL term in slip."""
+    """Weight of the SSL terms in slip."""
+    gather: Literal["exact", "paper"] = "exact"
+    """Embeddings of other ranks in the image-text term: with their gradient, so that the number of ranks changes
+    nothing, or without it, as in the published code (about half the gradient on 2 and more ranks)."""
+    clip_view: Literal["clip", "ssl", "shared"] = "clip"
+    """View matched with the caption: a view of its own with the weak (clip) or strong (ssl) augmentation; shared =
+    every view of slip's SSL terms is matched with it, and there is no other (A-CLIP)."""
     ssl_temperature: float = 0.1
-    """Temperature of the SSL term."""
+    """Temperature of simclr."""
+    moco_temperature: float = 0.2
+    """Temperature of mocov3."""
+    momentum: float = 0.99
+    """Share of itself the momentum tower keeps at the first step; rises to 1 by half a cosine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +125,9 @@ class OptimConfig:
 
     global_batch: int = 4096
     """Samples per optimizer step, over all ranks; must be a multiple of the world size."""
+    micro_batch: int = 0
+    """Samples of a rank that pass the towers at a time. The step stays that of the whole batch: contrast and batch norm
+    see all of it, at the cost of a second forward pass. 0 = all at once."""
     epochs: float = 25.0
     """Passes over the manifest; a fraction ends within one."""
     lr: float = 3e-3
@@ -136,6 +172,17 @@ class TrainConfig:
     """Folder or URL of the run: config.json, metrics.jsonl, tensorboard/, checkpoints/."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the towers; auto = bf16 on a GPU, fp32 on a CPU. Losses are always float32."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """With several ranks: every rank keeps the whole model (ddp), or a part of the towers (fsdp, FSDP2).
+    auto = fsdp on GPUs for vitl16, else ddp."""
+    ema_decay: float = 0.0
+    """Keep an average of the weights, of which so much stays at each step (0.9999 is usual), and evaluate it.
+    0 = none."""
+    max_skipped: int = 10
+    """Steps whose loss or gradient is not finite that are left out (all ranks together, named in the log) before the
+    run stops."""
+    wandb: str | None = None
+    """Project in Weights & Biases that metrics also go to, where the package wandb is installed. None: nowhere."""
     ledger: bool = False
     """Note the samples of every step in OUTPUT/ledger, for `slip ledger verify` (some 2 bytes a sample)."""
     seed: int = 0
@@ -167,6 +214,8 @@ class TrainConfig:
             ("--data.prefetch-batches", self.data.prefetch_batches),
             ("--data.prefetch-mb", self.data.prefetch_mb),
             ("--data.max-damaged", self.data.max_damaged),
+            ("--optim.micro-batch", self.optim.micro_batch),
+            ("--max-skipped", self.max_skipped),
         ):
             if value < 0:
                 raise ConfigError(f"{name} is {value}; it must be at least 0")
@@ -179,5 +228,34 @@ class TrainConfig:
             raise ConfigError(f"--data.stall-warn-s is {self.data.stall_warn_s}; it must be positive")
         if self.optim.epochs <= 0:
             raise ConfigError(f"--optim.epochs is {self.optim.epochs}; it must be positive")
-        if self.eval.zeroshot is not None and self.objective.name == "simclr":
-            raise ConfigError("--eval.zeroshot with objective simclr: zero-shot evaluation needs a text tower")
+        if self.eval.zeroshot is not None and self.objective.name not in ("clip", "siglip", "slip"):
+            raise ConfigError(
+                f"--eval.zeroshot with objective {self.objective.name}: zero-shot evaluation needs a text tower"
+            )
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        objective, model = self.objective, self.model
+        for name, share in (("--model.mask-keep", model.mask_keep), ("--model.mim-masked", model.mim_masked)):
+            if not 0 < share < 1:
+                raise ConfigError(f"{name} is {share}; it must be between 0 and 1")
+        if not 0 < model.momentum_scale <= 1:
+            raise ConfigError(f"--model.momentum-scale is {model.momentum_scale}; it must be above 0 and at most 1")
+        for name, share in (("--ema-decay", self.ema_decay), ("--model.drop-path", model.drop_path)):
+            if not 0 <= share < 1:
+                raise ConfigError(f"{name} is {share}; it must be at least 0 and below 1")
+        if not 0 <= objective.momentum <= 1:
+            raise ConfigError(f"--objective.momentum is {objective.momentum}; it must be from 0 to 1")
+        if objective.name == "slip" and (not objective.ssl or len(set(objective.ssl)) < len(objective.ssl)):
+            raise ConfigError(f"--objective.ssl is {objective.ssl}; name each SSL term of slip once, at least one")
+        compares = objective.name == "slip" and set(objective.ssl) - {"mim"}
+        if objective.clip_view == "shared" and not compares:
+            raise ConfigError(
+                "--objective.clip-view shared matches the two views that simclr, mocov3 or byol compare with the "
+                "caption: it needs objective slip with one of these"
+            )
+        if self.data.ssl_manifest and (objective.name != "slip" or objective.clip_view == "shared"):
+            raise ConfigError(
+                "--data.ssl-manifest gives the SSL terms of slip pictures of their own: it needs objective slip, and "
+                "not --objective.clip-view shared"
+            )

@@ -1,4 +1,4 @@
-"""What ends a run, in words: the errors of a loss that is not finite and of too many damaged samples."""
+"""What ends a run, in words: the errors of losses that are not finite and of too many damaged samples."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pipeline.errors import DivergedError, ShardError
 from slip import checkpoint
 from slip.config import TrainConfig
 from slip.data.loader import Batch
-from slip.distributed import World
-from slip.models.model import Embeddings
+from slip.objectives.embeddings import Embeddings
+from slip.world import World
 
 _MAX_NAMED_SAMPLES = 16
 _MAX_NAMED_DAMAGED = 5
@@ -18,23 +18,28 @@ _MAX_NAMED_DAMAGED = 5
 
 def _suspects(batch: Batch, found: Embeddings) -> list[int]:
     """Ids of this rank's samples with an embedding that is not finite; of all its samples when every one is finite."""
-    embeddings = [rows for rows in (found.image, found.text, *found.ssl) if rows is not None]
-    finite_B = torch.stack([rows.isfinite().all(dim=1) for rows in embeddings]).all(dim=0).cpu()
+    finite_B = torch.stack([rows.isfinite().flatten(1).all(dim=1) for rows in found.rows()]).all(dim=0).cpu()
     ids: list[int] = batch.sample_ids[~finite_B].tolist() or batch.sample_ids.tolist()
     return ids
 
 
-def diverged(
-    step: int, batch: Batch, found: Embeddings, terms: dict[str, Tensor], config: TrainConfig, world: World
-) -> DivergedError:
-    """The loss of `step` is not finite on all ranks; names this rank's values and samples."""
-    values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
+def not_finite(step: int, batch: Batch, found: Embeddings, terms: dict[str, Tensor], norm: Tensor, world: World) -> str:
+    """The loss or gradient of `step` is not finite on all ranks: this rank's values and samples."""
+    values = ", ".join(f"{name} {value.item():g}" for name, value in {**terms, "grad_norm": norm}.items())
     ids = _suspects(batch, found)
     named = ", ".join(map(str, ids[:_MAX_NAMED_SAMPLES])) + (", ..." if len(ids) > _MAX_NAMED_SAMPLES else "")
+    return (
+        f"step {step + 1}: the loss or its gradient is not finite on all ranks; on rank {world.rank}: {values}; "
+        f"samples {named}"
+    )
+
+
+def diverged(what: str, skipped: int, config: TrainConfig) -> DivergedError:
+    """More steps than allowed were not finite; `what` is the last of them in words."""
     latest = checkpoint.newest(config.output)
     return DivergedError(
-        f"step {step + 1}: the loss is not finite on all ranks; on rank {world.rank}: {values}; samples {named}; "
-        f"the newest checkpoint is {latest or 'none'}: run again with a lower --optim.lr to go on from there"
+        f"{what}; that makes {skipped} such steps, --max-skipped allows {config.max_skipped}; the newest checkpoint is "
+        f"{latest or 'none'}: run again with a lower --optim.lr to go on from there"
     )
 
 

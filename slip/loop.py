@@ -1,45 +1,52 @@
 """The training run: sealed shards and settings in; checkpoints, metrics and a zero-shot accuracy out.
 
 `train` reads from top to bottom; what comes before it are its parts. Decisions that end or change a step are taken by
-all ranks together. After initialisation nothing is drawn from global random state (a step's samples, captions and
-augmentations follow from seed and step), so a resumed run does exactly what an undisturbed one does.
+all ranks together. After initialisation nothing is drawn from random state that goes from step to step (a step's
+samples, captions, augmentations and masks follow from seed and sample), so a resumed run does exactly what an
+undisturbed one does.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+import math
 import resource
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
-import PIL
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from pipeline.errors import ConfigError
-from slip import checkpoint
+from slip.boards import view_grid, wandb_module
+from slip.checkpoint_writer import CheckpointWriter
 from slip.config import TrainConfig
-from slip.data import kernel
-from slip.data.device_feed import DeviceFeed
-from slip.data.loader import Loader
-from slip.data.opening import open_source
-from slip.data.source import Source
+from slip.data.device_feed import DeviceBatch, DeviceFeed
 from slip.data.worker_count import cores_of_this_rank
-from slip.distributed import World, all_ranks, init_world, mean_over_ranks, shutdown, sum_over_ranks
+from slip.distributed import all_ranks, mean_over_ranks, sum_over_ranks, take_waited_s
 from slip.evaluate.datasets import LabelledSet, open_labelled_set
 from slip.evaluate.zeroshot import ZeroshotResult, evaluate_zeroshot
-from slip.failures import diverged, too_damaged
+from slip.exact_batch import ExactBatch
+from slip.failures import diverged, not_finite, too_damaged
+from slip.goodput import Goodput, duration, lost_seconds, process_started
+from slip.gradients import GradientAverager, gradient_norm
 from slip.ledger import Ledger, cut
-from slip.metrics import Metrics, StepClock, progress_line
+from slip.metrics import LiveLine, Metrics, StepClock, progress_line
+from slip.model_cost import flops_per_sample
+from slip.models.ema import WeightAverage
 from slip.models.model import Model
+from slip.models.momentum import momentum_at
 from slip.models.registry import build_model
-from slip.objectives.registry import objective as find_objective
+from slip.objectives.needs import needs_of
 from slip.optim import build_optimizer, lr_at, set_lr, total_steps
+from slip.parallel import check_parallel, compile_blocks, compiles, shard, shards_towers
+from slip.peak_flops import mfu, peak_flops
+from slip.run_data import RunData, colours_on_device
+from slip.run_state import RunState
 from slip.stop_signal import StopSignal
+from slip.versions import pillow, views_in_words
+from slip.world import World, init_world, shutdown
 
 logger = logging.getLogger(__name__)
 
@@ -67,55 +74,23 @@ def _autocast(config: TrainConfig, world: World) -> torch.autocast:
     return torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
-def _colours_on_device(config: TrainConfig, world: World) -> bool:
-    """Whether jitter, grey, blur and flip are left to the device."""
-    on_gpu = world.device.type == "cuda"
-    return config.data.augment == "fast" and (
-        config.data.colours == "device" or (config.data.colours == "auto" and on_gpu)
-    )
+def _build(config: TrainConfig, world: World) -> Model:
+    """The network as it is trained here: on its device, in shards or whole, compiled or not."""
+    model = build_model(config.model, config.objective, seed=config.seed).to(world.device)
+    model.text_grouping["least_rows"] = 64 if world.device.type == "cuda" else 8
+    if compiles(config, world):
+        compile_blocks(model)
+    if shards_towers(config, world):
+        shard(model, world)
+    return model
 
 
-def _parallel(model: Model, world: World) -> nn.Module:
-    """The model as it is called in training: with more than one rank, gradients are averaged over them."""
-    if world.world_size == 1:
-        return model
-    device_ids = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
-
-
-def _resume(config: TrainConfig, source: Source, model: Model, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest checkpoint of the run, if any, and return the number of steps already done."""
-    url = checkpoint.newest(config.output)
-    if url is None:
-        return 0
-    state = checkpoint.load(url)
-    checkpoint.check(state, url, config, data_sha256=source.digest, lanes=source.lanes)
-    model.load_state_dict(state.model)
-    optimizer.load_state_dict(state.optimizer)
-    logger.info("resuming from %s: %d steps and %d samples are done", url, state.step, state.samples)
-    for name, (was, now) in checkpoint.differences(state, config).items():
-        logger.info("setting %s was %r until this checkpoint and is now %r", name, was, now)
-    return state.step
-
-
-def _save(step: int, config: TrainConfig, source: Source, model: Model, optimizer: torch.optim.Optimizer) -> str:
-    state = checkpoint.State(
-        step=step,
-        samples=step * config.optim.global_batch,
-        model=model.state_dict(),
-        optimizer=optimizer.state_dict(),
-        config=dataclasses.asdict(config),
-        data_sha256=source.digest,
-        objective=config.objective.name,
-        lanes=source.lanes,
-    )
-    return checkpoint.save(state, config.output, keep=config.keep_checkpoints)
-
-
-def _evaluate(labelled: LabelledSet, model: Model, config: TrainConfig, world: World) -> ZeroshotResult:
-    with _autocast(config, world):
+def _evaluate(labelled: LabelledSet, state: RunState, config: TrainConfig, world: World) -> ZeroshotResult:
+    """Zero-shot accuracy of the weights, or of their average where the run keeps one."""
+    averaged = state.average.in_place() if state.average is not None else nullcontext()
+    with averaged, _autocast(config, world):
         return evaluate_zeroshot(
-            model, labelled, config.model, world=world, batch=config.eval.batch, workers=cores_of_this_rank()
+            state.model, labelled, config.model, world=world, batch=config.eval.batch, workers=cores_of_this_rank()
         )
 
 
@@ -126,44 +101,33 @@ def _peak_memory_bytes(world: World) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _measured(terms: dict[str, Tensor], model: Model, world: World) -> dict[str, float | int | None]:
+def _measured(terms: dict[str, Tensor], norm: Tensor, model: Model, world: World) -> dict[str, float | int | None]:
     """The numbers of one step for the metrics; losses and accuracies are those of the global batch."""
-    names = {"loss": "loss", "clip": "loss/clip", "ssl": "loss/ssl", "clip_acc": "acc/clip", "ssl_acc": "acc/ssl"}
     means = mean_over_ranks(terms)
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     return {
-        **{names[name]: means[name] for name in names if name in means},
-        "grad_norm": float(torch.nn.utils.get_total_norm(gradients)),
+        **{name: means[name] for name in terms},
+        "grad_norm": float(norm),
         "logit_scale": float(model.logit_scale.detach().exp()) if model.has_text else None,
         "memory/peak_bytes": _peak_memory_bytes(world),
     }
 
 
-def _pillow() -> str:
-    """Which of the two packages that install PIL it is: pillow-simd's version has a .postN."""
-    return f"{'pillow-simd' if '.post' in PIL.__version__ else 'Pillow'} {PIL.__version__}"
-
-
-def _describe(config: TrainConfig, source: Source, model: Model, world: World, last_step: int) -> None:
+def _describe(config: TrainConfig, data: RunData, model: Model, world: World, last_step: int) -> None:
+    parts = [config.objective.name, *(config.objective.ssl if config.objective.name == "slip" else ())]
     logger.info(
-        "%s with tower %s (%.1f M parameters) on %s",
-        *(config.objective.name, config.model.tower, sum(p.numel() for p in model.parameters()) / 1e6),
-        source.describe(),
+        "%s with tower %s (%.1f M trained parameters) on %s",
+        *(" + ".join(parts), config.model.tower),
+        *(sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6, data.describe()),
     )
     logger.info(
         "%d steps of %d samples (%g epochs of %.6g steps); %d ranks on %s; torch %s, %s; output %s",
-        *(last_step, config.optim.global_batch, config.optim.epochs, source.num_samples / config.optim.global_batch),
-        *(world.world_size, world.device.type, torch.__version__, _pillow(), config.output),
+        *(last_step, config.optim.global_batch, config.optim.epochs, data.num_samples / config.optim.global_batch),
+        *(world.world_size, world.device.type, torch.__version__, pillow(), config.output),
     )
-    if config.data.augment == "fast":
-        where = "on the device" if _colours_on_device(config, world) else "by the decode threads"
-        crops = "the compiled kernel" if kernel.available() else "torch (the kernel was not built)"
-        logger.info("views: fast; crops by %s, colours %s", crops, where)
-    else:
-        logger.info("views: reference, by Pillow")
+    logger.info("%s", views_in_words(config, on_device=colours_on_device(config, world)))
 
 
-def _open_ledger(config: TrainConfig, source: Source, world: World, step: int) -> Ledger | None:
+def _open_ledger(config: TrainConfig, data: RunData, world: World, step: int) -> Ledger | None:
     """The ledger, where it is wanted, without what was noted after the checkpoint this run goes on from."""
     if not config.ledger:
         return None
@@ -173,26 +137,56 @@ def _open_ledger(config: TrainConfig, source: Source, world: World, step: int) -
         config.output,
         rank=world.rank,
         world_size=world.world_size,
-        digest=source.digest,
+        digest=data.source.digest,
         seed=config.seed,
         global_batch=config.optim.global_batch,
     )
 
 
-def _check_same_data(source: Source, world: World) -> None:
-    """Every rank read the manifests itself; nodes may have found different ones under the same path."""
-    number = int(source.digest[:8], 16)
-    if sum_over_ranks([number])[0] != number * world.world_size:
-        raise ConfigError(
-            f"rank {world.rank} found the data with sha256 {source.digest} behind --data.manifest, other ranks found "
-            "others; is it the same file on all nodes?"
+def _ends_epochs(step: int, config: TrainConfig, data: RunData) -> bool:
+    """Whether the step is the first after which another `eval.every_epochs` epochs are whole."""
+    batch, every = config.optim.global_batch, data.num_samples * config.eval.every_epochs
+    return step * batch // every > (step - 1) * batch // every
+
+
+class _StepMaker:
+    """One optimizer step: gradients of the global batch, and weights moved by them if all ranks find them finite."""
+
+    def __init__(self, config: TrainConfig, state: RunState, world: World, *, steps_per_epoch: float) -> None:
+        self._config, self._state, self._world, self._steps_per_epoch = config, state, world, steps_per_epoch
+        self._last_step = total_steps(config.optim, steps_per_epoch=steps_per_epoch)
+        self._exact = ExactBatch(
+            state.model,
+            config.objective,
+            GradientAverager(state.model),
+            micro_batch=config.optim.micro_batch,
+            autocast=_autocast(config, world),
         )
 
-
-def _ends_epochs(step: int, config: TrainConfig, source: Source) -> bool:
-    """Whether the step is the first after which another `eval.every_epochs` epochs are whole."""
-    batch, every = config.optim.global_batch, source.num_samples * config.eval.every_epochs
-    return step * batch // every > (step - 1) * batch // every
+    def __call__(self, fed: DeviceBatch) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms and gradient norm of the step; DivergedError when too many were not finite."""
+        config, state, model = self._config, self._state, self._state.model
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        seed = (config.seed * 1_000_003 + state.step) * 65_537 + self._world.rank
+        found, terms = self._exact(fed.inputs, seed=seed)
+        norm = gradient_norm(model)
+        if all_ranks(terms["loss"].isfinite() & norm.isfinite()):
+            set_lr(state.optimizer, lr_at(state.step, config.optim, steps_per_epoch=self._steps_per_epoch))
+            state.optimizer.step()
+            model.clamp_logit_scale()
+            model.update_momentum(momentum_at(state.step, self._last_step, config.objective.momentum))
+            if state.average is not None:
+                state.average.update()
+            return terms, norm
+        # Neither weights nor batch-norm statistics have seen this batch.
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        state.skipped += 1
+        what = not_finite(state.step, fed.batch, found, terms, norm, self._world)
+        if state.skipped > config.max_skipped:
+            raise diverged(what, state.skipped, config)
+        logger.warning("%s; left out (%d of at most %d)", what, state.skipped, config.max_skipped)
+        return terms, norm
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -201,100 +195,125 @@ def train(config: TrainConfig) -> TrainResult:
     Every rank calls it with the same settings. Given the same settings, seed and machine, weights come out equal bit
     for bit, however often the run was stopped and resumed in between.
     """
+    started = process_started()
     world = init_world()
+    check_parallel(config, world)
+    if config.wandb is not None:
+        wandb_module()
     labelled = open_labelled_set(config.eval.zeroshot) if config.eval.zeroshot is not None else None
-    objective = find_objective(config.objective)
-    source = open_source(config, world.rank, world.world_size, needs_text=objective.needs_text)
-    _check_same_data(source, world)
-    loader = Loader(
-        config,
-        source,
-        objective.views,
-        needs_text=objective.needs_text,
-        colours=not _colours_on_device(config, world),
-    )
+    needs = needs_of(config.objective, config.model)
+    data = RunData(config, needs, world)
     global_batch = config.optim.global_batch
-    steps_per_epoch = source.num_samples / global_batch
+    steps_per_epoch = data.num_samples / global_batch
     last_step = total_steps(config.optim, steps_per_epoch=steps_per_epoch)
     if config.max_steps is not None:
         last_step = min(last_step, config.max_steps)
 
-    model = build_model(config.model, config.objective, seed=config.seed).to(world.device)
-    optimizer = build_optimizer(model, config.optim)
-    _describe(config, source, model, world, last_step)
-    step = _resume(config, source, model, optimizer)
-    ledger = _open_ledger(config, source, world, step)
-    network = _parallel(model, world)
-    metrics = Metrics(config, resume_step=step, enabled=world.main_rank)
+    model = _build(config, world)
+    state = RunState(
+        model=model,
+        optimizer=build_optimizer(model, config.optim),
+        average=WeightAverage(model, config.ema_decay) if config.ema_decay else None,
+    )
+    _describe(config, data, model, world, last_step)
+    goodput = Goodput(state.resume(config, data), started=started)
+    first_step = state.step
+    ledger = _open_ledger(config, data, world, first_step)
+    metrics = Metrics(config, resume_step=first_step, enabled=world.main_rank)
+    goodput.add("lost", lost_seconds(metrics.recorded, first_step))
+    dtype = _compute_dtype(config, world)
+    # On a CPU it is measured, which takes a second.
+    peak, peak_source = peak_flops(world.device, dtype) if world.main_rank else (math.inf, "rank 0 knows")
+    logger.info("MFU is the share of %.3g TFLOP/s a device (%s)", peak / 1e12, peak_source)
     clock = StepClock(global_batch=global_batch)
+    make_step = _StepMaker(config, state, world, steps_per_epoch=steps_per_epoch)
     feed = DeviceFeed(
-        loader.batches(step * global_batch, last_step * global_batch),
-        objective.views,
+        data.batches(first_step, last_step),
+        needs.views,
         device=world.device,
-        dtype=_compute_dtype(config, world),
+        dtype=dtype,
         ahead=world.device.type == "cuda",
     )
+    writer = CheckpointWriter(config.output, keep=config.keep_checkpoints)
     zeroshot: ZeroshotResult | None = None
-    if step >= last_step:
-        logger.info("this run is finished: %d of %d steps are done", step, last_step)
-        zeroshot = _evaluate(labelled, model, config, world) if labelled is not None else None
+    if state.step >= last_step:
+        logger.info("this run is finished: %d of %d steps are done", state.step, last_step)
+        zeroshot = _evaluate(labelled, state, config, world) if labelled is not None else None
 
-    # The loader is closed before the feed, whose thread may be waiting for it.
-    with feed, closing(loader), closing(metrics), StopSignal() as stop:
+    # The data is closed before the feed, whose thread may be waiting for it; the writer before the metrics it puts.
+    with feed, closing(data), closing(metrics), writer, StopSignal() as stop, LiveLine() as live:
         stopped = False
-        while step < last_step and not stopped:
+        num_tokens, num_steps = 0.0, 0
+        while state.step < last_step and not stopped:
             began = time.perf_counter()
-            fed = next(feed)
-            batch = fed.batch
+            with goodput.spend("data wait"):
+                fed = next(feed)
+            goodput.switch("compute")
+            if state.step == 0:
+                metrics.picture("views", view_grid(fed.inputs.views, needs.views), 1)
 
-            with _autocast(config, world):
-                found = network(fed.views, objective.views, fed.tokens_BL)
-            terms = objective(found)
-            if not all_ranks(terms["loss"].isfinite()):
-                raise diverged(step, batch, found, terms, config, world)
-            optimizer.zero_grad(set_to_none=True)
-            terms["loss"].backward()  # type: ignore[no-untyped-call]
-            lr = lr_at(step, config.optim, steps_per_epoch=steps_per_epoch)
-            set_lr(optimizer, lr)
-            optimizer.step()
-            model.clamp_logit_scale()
+            terms, norm = make_step(fed)
             if ledger is not None:
-                ledger.add(step, batch.planned_ids, batch.sample_ids.numpy(), batch.epochs)
-            step += 1
-            clock.add(step_s=time.perf_counter() - began, data_s=feed.wait_s)
+                ledger.add(state.step, fed.batch.planned_ids, fed.batch.sample_ids.numpy(), fed.batch.epochs)
+            state.step += 1
+            num_steps += 1
+            num_tokens += model.text_length(fed.inputs.lengths)
 
             # Ranks hear a signal at different moments; all stop after the same step.
-            num_signalled, num_damaged = sum_over_ranks([int(stop.name is not None), len(loader.damaged)])
+            num_signalled, num_damaged = sum_over_ranks([int(stop.name is not None), len(data.damaged)])
             stopped = num_signalled > 0
             if num_damaged > config.data.max_damaged:
-                raise too_damaged(num_damaged, loader.damaged, config)
-            if step % config.log_every == 0 or step == last_step or stopped:
+                raise too_damaged(num_damaged, data.damaged, config)
+            goodput.move("compute", "communication", take_waited_s())
+            clock.add(step_s=time.perf_counter() - began, data_s=feed.wait_s)
+            step, logs = state.step, state.step % config.log_every == 0 or state.step == last_step or stopped
+            if logs:
                 images_per_s, wait_s, wait_share = clock.take()
-                record = {"step": step, "epoch": step / steps_per_epoch} | _measured(terms, model, world)
-                record |= {"lr": lr, "images_per_s": images_per_s, "time/data_s": wait_s, "data/damaged": num_damaged}
+                record = {"step": step, "epoch": step / steps_per_epoch} | _measured(terms, norm, model, world)
+                record |= {"lr": lr_at(step - 1, config.optim, steps_per_epoch=steps_per_epoch)}
+                record |= {"images_per_s": images_per_s, "time/data_s": wait_s}
+                record |= {"data/damaged": num_damaged, "skipped": state.skipped}
+                if images_per_s is not None:
+                    flops = flops_per_sample(config, round(num_tokens / num_steps))
+                    record["mfu"] = mfu(flops, images_per_s, world.world_size, peak)
+                num_tokens, num_steps = 0.0, 0
                 metrics.write(record)
-                eta_s = clock.eta_s(last_step - step)
-                logger.info("%s", progress_line(record, steps=last_step, data_share=wait_share, eta_s=eta_s))
+                line = progress_line(
+                    record, steps=last_step, data_share=wait_share, eta_s=clock.eta_s(last_step - step)
+                )
+                logger.info("%s", line)
+            elif world.main_rank:
+                live.show(f"step {step}/{last_step}, ETA {duration(clock.eta_s(last_step - step))}")
 
-            if labelled is not None and not stopped and (_ends_epochs(step, config, source) or step == last_step):
-                zeroshot = _evaluate(labelled, model, config, world)
+            best = None
+            if labelled is not None and not stopped and (_ends_epochs(step, config, data) or step == last_step):
+                with goodput.spend("evaluation"):
+                    zeroshot = _evaluate(labelled, state, config, world)
+                    take_waited_s()
                 metrics.write({"step": step, "zeroshot/top1": zeroshot.top1, "zeroshot/top5": zeroshot.top5})
+                best = zeroshot.top1 if zeroshot.top1 > state.best else None
 
-            if step % config.checkpoint_every == 0 or step == last_step or stopped:
-                if ledger is not None:
-                    # A checkpoint vouches for the steps before it: every rank has noted them before it appears.
-                    ledger.flush()
-                    sum_over_ranks([0])
-                if world.main_rank:
-                    url = _save(step, config, source, model, optimizer)
-                    metrics.put()
-                    logger.info("step %d: wrote %s", step, url)
-
-        if stopped and step < last_step:
+            if step % config.checkpoint_every == 0 or step == last_step or stopped or best is not None:
+                state.best = max(state.best, best if best is not None else -1.0)
+                with goodput.spend("checkpoint"):
+                    if ledger is not None:
+                        # A checkpoint vouches for the steps before it: every rank has noted them before it appears.
+                        ledger.flush()
+                        sum_over_ranks([0])
+                    gathered = state.gather(config, data, goodput.seconds())
+                    if world.main_rank:
+                        writer.write(gathered, best=best, then=metrics.put)
+                    take_waited_s()
+        with goodput.spend("checkpoint"):
+            writer.wait()
+        if stopped and state.step < last_step:
             why = stop.name or "a signal to another rank"
-            logger.info("stopped by %s after step %d of %d; run the same command again to resume", why, step, last_step)
+            logger.info(
+                "stopped by %s after step %d of %d; run the same command again to resume", why, state.step, last_step
+            )
     shutdown()
-    top1 = zeroshot.top1 if zeroshot is not None else None
+    logger.info("where the time went:\n%s", goodput.table())
+    step, top1 = state.step, zeroshot.top1 if zeroshot is not None else None
     if step >= last_step:
         accuracy = f"; zero-shot accuracy {top1:.1%}" if top1 is not None else ""
         logger.info("done: %d steps, %d samples; %s%s", step, step * global_batch, config.output, accuracy)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from slip.config import OptimConfig
 
@@ -48,15 +49,17 @@ def decays(name: str, parameter: Tensor) -> bool:
 
 
 def decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, object]]:
-    """Two parameter groups for AdamW, each in the model's order: with weight decay, and without."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    """Parameter groups for AdamW, each in the model's order: with weight decay, and without.
+
+    Where there are parameters sharded over ranks these are two groups more: one call of AdamW takes one kind only.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {(False, True): [], (False, False): []}
     for name, parameter in named:
         if parameter.requires_grad:
-            (decayed if decays(name, parameter) else plain).append(parameter)
+            groups.setdefault((isinstance(parameter, DTensor), decays(name, parameter)), []).append(parameter)
     return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": weight_decay if decayed else 0.0}
+        for (_, decayed), parameters in groups.items()
     ]
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from slip.data.device_augment import DeviceAugment
 from slip.data.loader import Batch
 from slip.data.view_params import ViewKind
+from slip.models.inputs import TowerInputs
 
 _POLL_S = 0.2
 
@@ -32,9 +33,8 @@ class DeviceBatch:
 
     batch: Batch
     """What it was on the CPU."""
-    views: tuple[Tensor, ...]
-    """(B, 3, S, S) in the compute dtype, normalised."""
-    tokens_BL: Tensor | None
+    inputs: TowerInputs
+    """What passes the towers, views in the compute dtype."""
     ready: torch.cuda.Event | None
     """Recorded when the device has made all of it; None on a CPU."""
 
@@ -94,7 +94,8 @@ class DeviceFeed:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(found.ready)
             # Their memory belongs to the other stream, which must not use it again before this one has read it.
-            for tensor in (*found.views, found.tokens_BL):
+            inputs = found.inputs
+            for tensor in (*inputs.views, *inputs.keep, inputs.tokens, inputs.hidden):
                 if tensor is not None:
                     tensor.record_stream(stream)
         return found
@@ -142,5 +143,12 @@ class DeviceFeed:
             colours = params_VBP is not None and kind == "ssl"
             params_BP = params_VBP[number] if params_VBP is not None and colours else None
             views.append(self._augment(put(view), params_BP))
-        tokens_BL = put(batch.tokens_BL) if batch.tokens_BL is not None else None
-        return DeviceBatch(batch=batch, views=tuple(views), tokens_BL=tokens_BL, ready=ready)
+        inputs = TowerInputs(
+            views=tuple(views),
+            tokens=put(batch.tokens_BL) if batch.tokens_BL is not None else None,
+            # The end token has the highest id.
+            lengths=batch.tokens_BL.argmax(dim=1) + 1 if batch.tokens_BL is not None else None,
+            keep=tuple(put(keep_BK) for keep_BK in batch.keep),
+            hidden=put(batch.hidden) if batch.hidden is not None else None,
+        )
+        return DeviceBatch(batch=batch, inputs=inputs, ready=ready)

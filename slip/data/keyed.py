@@ -30,6 +30,8 @@ class Purpose(IntEnum):
     WINDOW_ORDER = 2
     SAMPLE = 3
     """Caption and views of a sample in one epoch."""
+    PATCHES = 4
+    """Patches of a view that are kept or hidden."""
 
 
 def raw_bits(count: int, *, seed: int, purpose: Purpose, where: tuple[int, int, int]) -> npt.NDArray[np.uint64]:

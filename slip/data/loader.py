@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from slip.config import TrainConfig
+from slip.data.patch_choice import ALL_PATCHES, PatchChoice
 from slip.data.preparer import Buffers, Preparer
 from slip.data.source import Source
 from slip.data.tokenizer import cut_to_longest
@@ -52,6 +53,10 @@ class Batch:
     """uint8 (B, 3, S, S), one for each view asked for."""
     params_VBP: Tensor | None
     """float32, the views' parameters where colours, blur and flip are left to the device; None: views are finished."""
+    keep: tuple[Tensor, ...]
+    """int64 (B, K), the patches kept of each view that is not hidden; none: all."""
+    hidden: Tensor | None
+    """int64 (B, M), the patches hidden in the last view."""
     tokens_BL: Tensor | None
     """int64; None when the objective needs no text."""
     sample_ids: Tensor
@@ -93,11 +98,12 @@ class Loader:
         *,
         needs_text: bool = True,
         colours: bool = True,
+        patches: PatchChoice = ALL_PATCHES,
     ) -> None:
         self._source = source
         self._data = config.data
         self._global_batch = config.optim.global_batch
-        self._preparer = Preparer(config, views, needs_text=needs_text, colours=colours)
+        self._preparer = Preparer(config, views, needs_text=needs_text, colours=colours, patches=patches)
         self._pin = torch.cuda.is_available()
         self._rates: dict[int, float] = {}
         """Samples per second by number of threads, where that was measured."""
@@ -233,6 +239,8 @@ class Loader:
             samples=pending.samples,
             views=buffers.views,
             params_VBP=buffers.params_VBP,
+            keep=buffers.keep,
+            hidden=buffers.hidden,
             tokens_BL=tokens,
             sample_ids=buffers.sample_ids,
             planned_ids=np.asarray([slot.sample_id for slot in buffers.slots], dtype=np.int64),

@@ -26,6 +26,7 @@ from pipeline.errors import ShardError
 from slip.config import TrainConfig
 from slip.data.decode import DamagedImageError, Picture, Pixels, open_picture
 from slip.data.keyed import Purpose, uniforms
+from slip.data.patch_choice import ALL_PATCHES, PatchChoice, choose
 from slip.data.samples import DamagedSample, RawSample, Window
 from slip.data.source import Slot
 from slip.data.tokenizer import Tokenizer, Tokens
@@ -47,15 +48,25 @@ class Buffers:
     tokens_BL: Tokens
     sample_ids: Tensor
     """int64 (B,)."""
+    keep: tuple[Tensor, ...]
+    """int64 (B, K), the patches kept of each view that is not hidden; none: all."""
+    hidden: Tensor | None
+    """int64 (B, M), the patches hidden in the last view."""
 
 
 class Preparer:
     """Makes rows of batches; without `colours`, jitter, grey, blur and flip are left to the device."""
 
     def __init__(
-        self, config: TrainConfig, kinds: tuple[ViewKind, ...], *, needs_text: bool = True, colours: bool = True
+        self,
+        config: TrainConfig,
+        kinds: tuple[ViewKind, ...],
+        *,
+        needs_text: bool = True,
+        colours: bool = True,
+        patches: PatchChoice = ALL_PATCHES,
     ) -> None:
-        self._kinds, self._colours = kinds, colours
+        self._kinds, self._colours, self._patches = kinds, colours, patches
         self._mode, self._max_damaged = config.data.augment, config.data.max_damaged
         self._seed, self._image_size = config.seed, config.model.image_size
         self._tokenizer = Tokenizer(config.model.context_length) if needs_text else None
@@ -75,7 +86,12 @@ class Preparer:
 
     def buffers(self, slots: list[Slot], *, pin: bool) -> Buffers:
         """Room for a batch, in pinned memory where a GPU will read it."""
-        num, size, views = len(slots), self._image_size, len(self._kinds)
+        num, size, views, patches = len(slots), self._image_size, len(self._kinds), self._patches
+        num_masked = views - bool(patches.hidden) if patches.kept else 0
+
+        def numbers(count: int) -> Tensor:
+            return torch.zeros((num, count), dtype=torch.int64, pin_memory=pin)
+
         # Fresh memory for each batch: the copy to a GPU may still read the one before (torch keeps pinned
         # blocks until then, and reuses them).
         return Buffers(
@@ -84,6 +100,8 @@ class Preparer:
             params_VBP=None if self._colours else torch.empty((views, num, NUM_PARAMS), pin_memory=pin),
             tokens_BL=np.zeros((num, self.context_length), dtype=np.int64),
             sample_ids=torch.empty(num, dtype=torch.int64),
+            keep=tuple(numbers(patches.kept) for _ in range(num_masked)),
+            hidden=numbers(patches.hidden) if patches.hidden else None,
         )
 
     def fill(self, batch: Buffers, rows: Sequence[int]) -> None:
@@ -101,6 +119,7 @@ class Preparer:
             sample_ids[row] = sample.sample_id
             if params_VBP is not None:
                 params_VBP[:, row] = np.array([params_row(view_params) for view_params in params], dtype=np.float32)
+            self._choose_patches(batch, row, slot)
             captions.append(sample.captions[int(drawn[0] * len(sample.captions))])
         if self._tokenizer is not None:
             batch.tokens_BL[rows] = self._tokenizer(captions)
@@ -126,6 +145,16 @@ class Preparer:
             f"{first.shard}: all {len(window)} samples of a window are damaged, "
             f"from sample {first.key} at byte {first.offset} on; rebuild the shard"
         )
+
+    def _choose_patches(self, batch: Buffers, row: int, slot: Slot) -> None:
+        def chosen(view: int, *, hide: bool) -> Tensor:
+            where = {"seed": self._seed, "sample_id": slot.sample_id, "epoch": slot.epoch}
+            return torch.from_numpy(choose(self._patches, view, hide=hide, **where))
+
+        for view, keep in enumerate(batch.keep):
+            keep[row] = chosen(view, hide=False)
+        if batch.hidden is not None:
+            batch.hidden[row] = chosen(len(self._kinds) - 1, hide=True)
 
     def _params(self, picture: Picture, drawn: list[float]) -> list[ViewParams]:
         return [

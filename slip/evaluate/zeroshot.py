@@ -22,9 +22,10 @@ from slip.config import ModelConfig
 from slip.data.augment import evaluation_view, normalise
 from slip.data.decode import decode_rgb
 from slip.data.tokenizer import Tokenizer, cut_to_longest
-from slip.distributed import World, all_reduce_sum
+from slip.distributed import all_reduce_sum
 from slip.evaluate.datasets import LabelledPicture, LabelledSet, read_pictures
 from slip.models.model import Model
+from slip.world import World
 
 logger = logging.getLogger(__name__)
 

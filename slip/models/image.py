@@ -1,56 +1,120 @@
-"""Image towers: timm's vision transformer without a head, read out at the class token."""
+"""Image towers: timm's vision transformer without a head, read out at the class token, whole or from some patches.
+
+Letters: B pictures, S their side in pixels, N patches of a picture, K of them kept, M of them hidden, W width.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
-
-from torch import nn
+import torch
+from torch import Tensor
 
 from pipeline.errors import ConfigError
-from slip.config import TowerName
+from slip.config import ModelConfig
+from slip.models.shapes import IMAGE_SHAPES
 from slip.torchvision_compat import import_torchvision
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageShape:
-    """Size of a vision transformer."""
-
-    width: int
-    depth: int
-    heads: int
-    patch: int
+# timm imports torchvision.
+import_torchvision()
+from timm.layers.pos_embed import resample_abs_pos_embed  # noqa: E402
+from timm.models import checkpoint_seq  # noqa: E402
+from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
 
-IMAGE_SHAPES: dict[TowerName, ImageShape] = {
-    # For demonstrations: 17 positions at 32 x 32 pixels, so that two CPU cores can train them.
-    "tiny": ImageShape(width=128, depth=4, heads=4, patch=8),
-    # MoCo v3's small form (2104.02057, sec. 5): 12 heads where timm's has 6.
-    "vits16": ImageShape(width=384, depth=12, heads=12, patch=16),
-    "vitb16": ImageShape(width=768, depth=12, heads=12, patch=16),
-    "vitl16": ImageShape(width=1024, depth=24, heads=16, patch=16),
-}
+class ImageTower(VisionTransformer):
+    """timm's VisionTransformer, same parameters and names, that can leave out or hide patches.
+
+    Called as such it gives the feature of each whole picture at the class token: (B, 3, S, S) -> (B, W).
+    """
+
+    num_heads: int
+
+    def _tokens(self, image_B3SS: Tensor, hidden_BM: Tensor | None, mask_token_W: Tensor | None) -> Tensor:
+        """Class token and patches with their positions, before the blocks: (B, 1 + N, W)."""
+        side, usual = image_B3SS.shape[-1], self.patch_embed.img_size[0]
+        x_BNW = self.patch_embed(image_B3SS) if side == usual else self.patch_embed.proj(image_B3SS).flatten(2).mT
+        if hidden_BM is not None:
+            assert mask_token_W is not None
+            hidden_BN1 = torch.zeros(x_BNW.shape[:2], dtype=torch.bool, device=x_BNW.device).scatter(1, hidden_BM, True)
+            x_BNW = torch.where(hidden_BN1[..., None], mask_token_W.to(x_BNW.dtype), x_BNW)
+        if side == usual:
+            tokens: Tensor = self._pos_embed(x_BNW)
+        else:
+            # Positions of another grid lie between those that were learnt.
+            grid = [side // self.patch_embed.patch_size[0]] * 2
+            positions = resample_abs_pos_embed(self.pos_embed, grid, self.patch_embed.grid_size)
+            assert self.cls_token is not None
+            tokens = torch.cat([self.cls_token.expand(len(x_BNW), -1, -1), x_BNW], dim=1) + positions
+        return tokens
+
+    def _through_blocks(self, x_BTW: Tensor) -> Tensor:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            x_BTW = checkpoint_seq(self.blocks, x_BTW, use_reentrant=False)
+        else:
+            x_BTW = self.blocks(x_BTW)
+        normal: Tensor = self.norm(x_BTW)
+        return normal
+
+    def kept_features(self, image_B3SS: Tensor, keep_BK: Tensor) -> Tensor:
+        """Feature of each picture at the class token (B, W), of which only some patches pass the blocks.
+
+        They have their own positions; the others cost nothing (FLIP, 2212.00794, sec. 3). `keep_BK` (int64) holds
+        numbers of patches, counted along rows.
+        """
+        x_BTW = self._tokens(image_B3SS, None, None)
+        kept_BKW = x_BTW[:, 1:].gather(1, keep_BK[..., None].expand(-1, -1, x_BTW.shape[-1]))
+        return self._through_blocks(torch.cat([x_BTW[:, :1], kept_BKW], dim=1))[:, 0]
+
+    def hidden_features(self, image_B3SS: Tensor, hidden_BM: Tensor, mask_token_W: Tensor) -> Tensor:
+        """Features at hidden patches, whose content is replaced by `mask_token_W`: (B, M, W) (BEiT, 2106.08254)."""
+        x_BTW = self._through_blocks(self._tokens(image_B3SS, hidden_BM, mask_token_W))
+        return x_BTW[:, 1:].gather(1, hidden_BM[..., None].expand(-1, -1, x_BTW.shape[-1]))
+
+    def any_size_features(self, image_B3SS: Tensor) -> Tensor:
+        """Feature at the class token (B, W) of pictures of any multiple of the patch size."""
+        return self._through_blocks(self._tokens(image_B3SS, None, None))[:, 0]
+
+    def attended(self, image_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """Feature at the class token (B, W), and how much it attends to each patch (B, N).
+
+        The picture may be smaller than usual. The attention is the attention from the class token to each patch,
+        averaged over the heads of all blocks (A-CLIP, 2212.08653, sec. 3.2 and its code). Only the class token's row
+        of each attention is computed a second time.
+        """
+        seen: list[Tensor] = []
+
+        def note(module: object, inputs: object, qkv_BTX: Tensor) -> None:
+            B, T, _ = qkv_BTX.shape
+            query, key, _ = qkv_BTX.float().view(B, T, 3, self.num_heads, -1).unbind(dim=2)
+            logits_BHT = torch.einsum("bhd,bthd->bht", query[:, 0], key) * query.shape[-1] ** -0.5
+            seen.append(logits_BHT.softmax(dim=-1)[:, :, 1:].mean(dim=1))
+
+        products = [block.get_submodule("attn.qkv") for block in self.blocks]
+        hooks = [product.register_forward_hook(note) for product in products]
+        try:
+            feature_BW = self.any_size_features(image_B3SS)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return feature_BW, torch.stack(seen).mean(dim=0)
 
 
-def image_tower(name: TowerName, image_size: int) -> nn.Module:
+def image_tower(model: ModelConfig) -> ImageTower:
     """A tower for square pictures: (B, 3, image_size, image_size) -> (B, width), initialised as timm does."""
-    shape = IMAGE_SHAPES[name]
-    if image_size < shape.patch or image_size % shape.patch:
+    shape = IMAGE_SHAPES[model.tower]
+    if model.image_size < shape.patch or model.image_size % shape.patch:
         raise ConfigError(
-            f"--model.image-size is {image_size}; tower {name} cuts pictures into patches of {shape.patch} x "
-            f"{shape.patch} pixels, so it must be a multiple of {shape.patch}"
+            f"--model.image-size is {model.image_size}; tower {model.tower} cuts pictures into patches of "
+            f"{shape.patch} x {shape.patch} pixels, so it must be a multiple of {shape.patch}"
         )
-    # timm imports torchvision.
-    import_torchvision()
-    from timm.models.vision_transformer import VisionTransformer
-
-    tower = VisionTransformer(
-        img_size=image_size,
+    tower = ImageTower(
+        img_size=model.image_size,
         patch_size=shape.patch,
         embed_dim=shape.width,
         depth=shape.depth,
         num_heads=shape.heads,
         num_classes=0,
         global_pool="token",
+        drop_path_rate=model.drop_path,
     )
-    return cast(nn.Module, tower)
+    tower.num_heads = shape.heads
+    return tower

@@ -5,33 +5,12 @@ Shape letters: B captions, L tokens of the longest caption, W width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from slip.config import TowerName
-
-VOCABULARY = 49_408
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextShape:
-    """Size of a text transformer."""
-
-    width: int
-    layers: int
-    heads: int
-    context: int = 77
-    vocabulary: int = VOCABULARY
-
-
-def text_shape(name: TowerName, context: int) -> TextShape:
-    """The text tower that goes with an image tower: as published, but small beside `tiny`."""
-    if name == "tiny":
-        return TextShape(width=128, layers=4, heads=2, context=context)
-    return TextShape(width=512, layers=12, heads=8, context=context)
+from slip.models.shapes import TextShape
 
 
 class CausalAttention(nn.Module):
@@ -89,6 +68,8 @@ class Transformer(nn.Module):
 
     def __init__(self, shape: TextShape) -> None:
         super().__init__()
+        self.activation_checkpointing = False
+        """Keep only what enters each block, and compute the rest again for the gradient."""
         self.resblocks = nn.ModuleList(Block(shape.width, shape.heads) for _ in range(shape.layers))
         # What a block adds to the residual stream starts smaller the more of them there are (GPT-2's rule).
         residual_std = shape.width**-0.5 * (2 * shape.layers) ** -0.5
@@ -101,7 +82,10 @@ class Transformer(nn.Module):
 
     def forward(self, x_BLW: Tensor) -> Tensor:
         for block in self.resblocks:
-            x_BLW = block(x_BLW)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x_BLW = checkpoint(block, x_BLW, use_reentrant=False)
+            else:
+                x_BLW = block(x_BLW)
         return x_BLW
 
 

@@ -23,8 +23,9 @@ from slip.cli import main as slip_main
 from slip.config import DataConfig, EvalConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from slip.ledger import Ledger
 from slip.loop import train
-from slip.models.model import Embeddings
-from slip.objectives.registry import objective as find_objective
+from slip.objectives.embeddings import Embeddings
+from slip.objectives.needs import needs_of
+from slip.objectives.slip import objective_terms
 from slip.optim import set_lr
 from slip.recipes import recipe, recipes
 from slip.train import main, parse
@@ -91,7 +92,7 @@ def test_a_stopped_and_resumed_run_is_the_undisturbed_one(manifest: str, tmp_pat
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
     assert [step for step, _ in curve(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
     first = records(tmp_path / "whole")[0]
-    named = {"slip": {"loss/clip", "loss/ssl"}, "clip": {"loss/clip"}, "simclr": {"loss/ssl"}}[objective]
+    named = {"slip": {"loss/clip", "loss/simclr"}, "clip": {"loss/clip"}, "simclr": {"loss/simclr"}}[objective]
     assert {name for name in first if name.startswith("loss/")} == named
     assert {"lr", "epoch", "grad_norm", "memory/peak_bytes"} <= first.keys()
     assert ("logit_scale" in first) == (objective != "simclr")
@@ -123,7 +124,7 @@ def test_the_ledger_of_a_stopped_and_resumed_run_proves_its_epochs(
 
 
 def test_ranks_that_found_different_data_stop(manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slip.loop.sum_over_ranks", lambda counts: [counts[0] + 1])
+    monkeypatch.setattr("slip.run_data.sum_over_ranks", lambda counts: [counts[0] + 1])
     with pytest.raises(ConfigError, match=r"rank 0 found the data with sha256 .* other ranks found others"):
         train(config(manifest, tmp_path))
 
@@ -141,6 +142,7 @@ def test_a_finished_run_does_nothing(manifest: str, tmp_path: Path) -> None:
     short = replace(config(manifest, tmp_path), max_steps=2)
     train(short)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("checkpoints/*")}
+    assert len(before) == 1
     assert train(short).steps == 2
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("checkpoints/*")} == before
     assert len(records(tmp_path)) == 2
@@ -179,26 +181,51 @@ def test_zero_shot_runs_at_epoch_ends(manifest: str, tmp_path: Path) -> None:
     assert sum("loss" not in record for record in records(tmp_path / "run")) == 2
 
 
+def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Make the fourth image embedding of some steps (counted by calls, from 0) not finite."""
+    calls = iter(range(1000))
+
+    def terms(found: Embeddings, config: ObjectiveConfig) -> dict[str, torch.Tensor]:
+        if next(calls) in steps:
+            found.image[0].data[3] = float("nan")
+        return objective_terms(found, config)
+
+    monkeypatch.setattr("slip.exact_batch.objective_terms", terms)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(
     manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setting = config(manifest, tmp_path)
+    setting = replace(config(manifest, tmp_path), max_skipped=0)
     train(replace(setting, max_steps=2))
-
-    def poisoned(of: ObjectiveConfig) -> object:
-        objective = find_objective(of)
-
-        def terms(found: Embeddings, config: ObjectiveConfig) -> dict[str, torch.Tensor]:
-            assert found.image is not None
-            found.image.data[3] = float("nan")
-            return objective.terms(found, config)
-
-        return replace(objective, terms=terms)
-
-    monkeypatch.setattr("slip.loop.find_objective", poisoned)
-    with pytest.raises(DivergedError, match=r"step 3: .*samples (\d+);.*step-00000002\.pt"):
+    poison(monkeypatch, {0})
+    with pytest.raises(DivergedError, match=r"step 3: .*samples (\d+); that makes 1 such steps.*step-00000002\.pt"):
         train(setting)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.pt"]
+
+
+def test_steps_that_are_not_finite_are_left_out_up_to_a_limit(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = replace(config(manifest, tmp_path), max_skipped=2, checkpoint_every=1, keep_checkpoints=9)
+    poison(monkeypatch, {1, 3})
+    with caplog.at_level(logging.WARNING):
+        assert train(replace(setting, max_steps=5)).steps == 5
+    states = [checkpoint.load(str(tmp_path / f"checkpoints/step-{step:08d}.pt")) for step in range(1, 6)]
+    # Weights, optimizer and batch-norm statistics are as before the step; samples count as consumed.
+    assert_equal_bit_for_bit(states[0].model, states[1].model)
+    assert_equal_bit_for_bit(states[2].model, states[3].model)
+    assert not all(torch.equal(states[1].model[name], states[2].model[name]) for name in states[1].model)
+    assert [state.skipped for state in states] == [0, 1, 1, 2, 2]
+    assert [state.samples for state in states] == [8, 16, 24, 32, 40]
+    assert [record["skipped"] for record in records(tmp_path)] == [0, 1, 1, 2, 2]
+    warned = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(warned) == 2
+    assert "step 2: the loss or its gradient is not finite" in warned[0]
+    # A resumed run has not forgotten them.
+    poison(monkeypatch, {0})
+    with pytest.raises(DivergedError, match="that makes 3 such steps, --max-skipped allows 2"):
+        train(setting)
 
 
 def test_bf16_trains_too(manifest: str, tmp_path: Path) -> None:
@@ -275,7 +302,20 @@ def test_options_change_the_recipe() -> None:
 
 def test_published_recipes() -> None:
     names = {f"{o}_{t}_yfcc15m_25ep" for o in ("clip", "simclr", "slip") for t in ("vits16", "vitb16", "vitl16")}
-    assert set(recipes()) == names | {"demo"}
+    names |= {f"slip_{t}_yfcc15m_{epochs}ep" for t in ("vits16", "vitb16", "vitl16") for epochs in (50, 100)}
+    names |= {f"{o}_vitb16_{data}" for o in ("clip", "slip") for data in ("cc3m_40ep", "cc12m_35ep")}
+    ablations = (
+        "clip_strong",
+        "slip_apart",
+        "slip_mocov3",
+        "slip_byol",
+        "slip_mim",
+        "siglip",
+        "mocov3",
+        "flip",
+        "aclip",
+    )
+    assert set(recipes()) == names | {f"{kind}_vitb16_yfcc15m_25ep" for kind in ablations} | {"demo"}
     for objective, lr, decay in (("clip", 5e-4, 0.5), ("simclr", 3.2e-3, 0.1), ("slip", 3e-3, 0.1)):
         found = recipe(f"{objective}_vitl16_yfcc15m_25ep")
         optim = found.optim
@@ -283,6 +323,18 @@ def test_published_recipes() -> None:
         assert (optim.lr, optim.weight_decay, optim.global_batch, optim.epochs) == (lr, decay, 4096, 25)
         assert (optim.betas, optim.eps, optim.warmup_epochs) == ((0.9, 0.98), 1e-8, 1)
         assert (optim.lr_start, optim.lr_end) == (1e-6, 1e-5)
+    cc3m = recipe("slip_vitb16_cc3m_40ep")
+    assert (cc3m.data.manifest, cc3m.optim.epochs, cc3m.optim.warmup_epochs) == (("data/cc3m/manifest.json",), 40, 2)
+
+
+def test_what_the_ablations_change() -> None:
+    found = {name: recipe(f"{name}_vitb16_yfcc15m_25ep") for name in ("clip_strong", "slip_apart", "flip", "aclip")}
+    needs = {name: needs_of(config.objective, config.model) for name, config in found.items()}
+    assert needs["clip_strong"].views == ("ssl",)
+    assert found["slip_apart"].data.ssl_manifest == ("data/yfcc85m/manifest.json",)
+    assert found["flip"].model.masking == "random"
+    assert (needs["aclip"].views, needs["aclip"].caption_views) == (("ssl", "ssl"), (0, 1))
+    assert needs["aclip"].momentum_views == (0, 1)
 
 
 def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
@@ -290,7 +342,7 @@ def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str], caplog
     assert main(["demo", "--optim.epochs", "-1"]) == 2
     assert main(["--data.manifest", "/nowhere/manifest.json"]) == 1
     logged = capsys.readouterr().err
-    assert "no recipe is called 'slip_vitb17'; near: slip_vitb16_yfcc15m_25ep" in logged
+    assert "no recipe is called 'slip_vitb17'; near: slip_vitb16_" in logged
     assert "--optim.epochs is -1.0" in logged
     assert "/nowhere/manifest.json: no manifest there; build the embedded sample" in logged
     assert "Traceback" not in logged

@@ -28,6 +28,8 @@ def make_batch(number: int, *, colours_left: bool) -> Batch:
         samples=number,
         views=tuple(torch.from_numpy(generator.integers(0, 256, (B, 3, S, S), dtype=np.uint8)) for _ in KINDS),
         params_VBP=torch.tensor(rows, dtype=torch.float32) if colours_left else None,
+        keep=(torch.full((B, 2), number),),
+        hidden=torch.full((B, 1), number),
         tokens_BL=torch.full((B, 7), number),
         sample_ids=torch.arange(B),
         planned_ids=np.arange(B),
@@ -51,18 +53,33 @@ def test_views_are_finished_and_in_order(ahead: bool, colours_left: bool) -> Non
     assert [fed.batch.samples for fed in found] == list(range(5))
     for fed, batch in zip(found, batches, strict=True):
         assert fed.ready is None
-        assert fed.tokens_BL is not None
-        assert torch.equal(fed.tokens_BL, torch.full((B, 7), batch.samples))
-        torch.testing.assert_close(fed.views[0], normalise(batch.views[0]))
+        inputs = fed.inputs
+        assert inputs.tokens is not None
+        assert inputs.hidden is not None
+        assert torch.equal(inputs.tokens, torch.full((B, 7), batch.samples))
+        assert torch.equal(inputs.hidden, torch.full((B, 1), batch.samples))
+        assert [keep_BK.tolist() for keep_BK in inputs.keep] == [[[batch.samples] * 2] * B]
+        torch.testing.assert_close(inputs.views[0], normalise(batch.views[0]))
         expected = normalise(batch.views[1])
         if batch.params_VBP is not None:
             expected = finish_views(batch.views[1], batch.params_VBP[1], colours=True, dtype=torch.float32)
-        torch.testing.assert_close(fed.views[1], expected)
+        torch.testing.assert_close(inputs.views[1], expected)
 
 
 def test_views_come_in_the_compute_dtype() -> None:
     with open_feed(iter([make_batch(0, colours_left=True)]), ahead=False, dtype=torch.bfloat16) as feed:
-        assert all(view.dtype == torch.bfloat16 for view in next(feed).views)
+        assert all(view.dtype == torch.bfloat16 for view in next(feed).inputs.views)
+
+
+def test_lengths_of_captions_are_told() -> None:
+    batch = make_batch(5, colours_left=False)
+    assert batch.tokens_BL is not None
+    ends = torch.tensor([2, 6, 0])
+    batch.tokens_BL[torch.arange(B), ends] = 49_407
+    with open_feed(iter([batch]), ahead=False) as feed:
+        lengths = next(feed).inputs.lengths
+    assert lengths is not None
+    assert torch.equal(lengths, ends + 1)
 
 
 @pytest.mark.parametrize("ahead", [False, True])

@@ -16,10 +16,10 @@ from slip.config import ModelConfig
 from slip.data.augment import IMAGENET_MEAN, IMAGENET_STD, evaluation_view
 from slip.data.decode import decode_rgb
 from slip.data.tokenizer import Tokenizer
-from slip.distributed import World
 from slip.evaluate.datasets import LabelledSet, open_labelled_set, read_pictures
 from slip.evaluate.zeroshot import count_right, evaluate_zeroshot
 from slip.models.model import Model
+from slip.world import World
 from tests.tiny_data import COLOURS, colour_of, picture, write_labelled
 
 CONFIG = ModelConfig(tower="tiny", image_size=16, context_length=16)

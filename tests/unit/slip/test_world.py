@@ -7,19 +7,9 @@ import torch
 import torch.distributed as dist
 
 from pipeline.errors import ConfigError
-from slip import distributed
-from slip.distributed import (
-    all_ranks,
-    all_reduce_sum,
-    any_rank,
-    barrier,
-    first_host,
-    gather_rows,
-    init_world,
-    mean_over_ranks,
-    read_launch,
-    shutdown,
-)
+from slip import world
+from slip.distributed import all_ranks, all_reduce_sum, any_rank, barrier, gather_rows, mean_over_ranks
+from slip.world import first_host, init_world, read_launch, shutdown
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "n0", "MASTER_PORT": "29500"}
 SRUN = {
@@ -192,8 +182,8 @@ def test_a_gpu_that_is_not_there_is_named(bare: pytest.MonkeyPatch) -> None:
 
 def test_one_gpu_per_process(bare: pytest.MonkeyPatch) -> None:
     bare.setattr(torch.cuda, "device_count", lambda: 4)
-    assert distributed._pick_device("cuda", 3) == torch.device("cuda", 3)
+    assert world._pick_device("cuda", 3) == torch.device("cuda", 3)
     with pytest.raises(ConfigError, match="local rank 4 has no GPU: this node shows 4"):
-        distributed._pick_device("cuda", 4)
+        world._pick_device("cuda", 4)
     bare.setattr(torch.cuda, "device_count", lambda: 1)
-    assert distributed._pick_device("cuda", 3) == torch.device("cuda", 0)
+    assert world._pick_device("cuda", 3) == torch.device("cuda", 0)

@@ -1,0 +1,44 @@
+"""An average of the weights along training, which is evaluated in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Exponential moving average of a model's trained parameters (as timm's ModelEma keeps it).
+
+    Args:
+        decay: share of itself the average keeps at each step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in self._trained.items()}
+        """By parameter name; sharded where the parameters are."""
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights after an optimizer step into account."""
+        torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in self._trained.values()], 1 - self._decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the model has the average's weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self._trained.items():
+            own = parameter.detach().clone()
+            parameter.copy_(self.weights[name])
+            self.weights[name].copy_(own)
