@@ -9,41 +9,36 @@ undisturbed one does.
 from __future__ import annotations
 
 import logging
-import math
-import resource
-import sys
 import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from slip.boards import view_grid, wandb_module
 from slip.checkpoint_writer import CheckpointWriter
 from slip.config import TrainConfig
-from slip.data.device_feed import DeviceBatch, DeviceFeed
+from slip.data.device_feed import DeviceFeed
 from slip.data.worker_count import cores_of_this_rank
-from slip.distributed import all_ranks, mean_over_ranks, sum_over_ranks, take_waited_s
+from slip.distributed import sum_over_ranks, take_waited_s
 from slip.evaluate.datasets import LabelledSet, open_labelled_set
 from slip.evaluate.zeroshot import ZeroshotResult, evaluate_zeroshot
-from slip.exact_batch import ExactBatch
-from slip.failures import diverged, not_finite, too_damaged
-from slip.goodput import Goodput, duration, lost_seconds, process_started
-from slip.gradients import GradientAverager, gradient_norm
+from slip.failures import too_damaged
+from slip.goodput import Goodput, lost_seconds, process_started
+from slip.layout import compiles, shards_towers
 from slip.ledger import Ledger, cut
-from slip.metrics import LiveLine, Metrics, StepClock, progress_line
-from slip.model_cost import flops_per_sample
+from slip.metrics import LiveLine, Metrics
 from slip.models.ema import WeightAverage
 from slip.models.model import Model
-from slip.models.momentum import momentum_at
 from slip.models.registry import build_model
 from slip.objectives.needs import needs_of
-from slip.optim import build_optimizer, lr_at, set_lr, total_steps
-from slip.parallel import check_parallel, compile_blocks, compiles, shard, shards_towers
-from slip.peak_flops import mfu, peak_flops
+from slip.optim import build_optimizer
+from slip.optimizer_step import StepMaker
+from slip.parallel import check_parallel, compile_blocks, shard
 from slip.run_data import RunData, colours_on_device
 from slip.run_state import RunState
+from slip.schedule import total_steps
+from slip.step_log import StepLog
 from slip.stop_signal import StopSignal
 from slip.versions import pillow, views_in_words
 from slip.world import World, init_world, shutdown
@@ -77,10 +72,11 @@ def _autocast(config: TrainConfig, world: World) -> torch.autocast:
 def _build(config: TrainConfig, world: World) -> Model:
     """The network as it is trained here: on its device, in shards or whole, compiled or not."""
     model = build_model(config.model, config.objective, seed=config.seed).to(world.device)
-    model.text_grouping["least_rows"] = 64 if world.device.type == "cuda" else 8
-    if compiles(config, world):
+    on_gpu = world.device.type == "cuda"
+    model.text_grouping["least_rows"] = 64 if on_gpu else 8
+    if compiles(config, on_gpu=on_gpu):
         compile_blocks(model)
-    if shards_towers(config, world):
+    if shards_towers(config, world.world_size, on_gpu=on_gpu):
         shard(model, world)
     return model
 
@@ -92,24 +88,6 @@ def _evaluate(labelled: LabelledSet, state: RunState, config: TrainConfig, world
         return evaluate_zeroshot(
             state.model, labelled, config.model, world=world, batch=config.eval.batch, workers=cores_of_this_rank()
         )
-
-
-def _peak_memory_bytes(world: World) -> int:
-    if world.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(world.device)
-    # Kilobytes on Linux, bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _measured(terms: dict[str, Tensor], norm: Tensor, model: Model, world: World) -> dict[str, float | int | None]:
-    """The numbers of one step for the metrics; losses and accuracies are those of the global batch."""
-    means = mean_over_ranks(terms)
-    return {
-        **{name: means[name] for name in terms},
-        "grad_norm": float(norm),
-        "logit_scale": float(model.logit_scale.detach().exp()) if model.has_text else None,
-        "memory/peak_bytes": _peak_memory_bytes(world),
-    }
 
 
 def _describe(config: TrainConfig, data: RunData, model: Model, world: World, last_step: int) -> None:
@@ -149,46 +127,6 @@ def _ends_epochs(step: int, config: TrainConfig, data: RunData) -> bool:
     return step * batch // every > (step - 1) * batch // every
 
 
-class _StepMaker:
-    """One optimizer step: gradients of the global batch, and weights moved by them if all ranks find them finite."""
-
-    def __init__(self, config: TrainConfig, state: RunState, world: World, *, steps_per_epoch: float) -> None:
-        self._config, self._state, self._world, self._steps_per_epoch = config, state, world, steps_per_epoch
-        self._last_step = total_steps(config.optim, steps_per_epoch=steps_per_epoch)
-        self._exact = ExactBatch(
-            state.model,
-            config.objective,
-            GradientAverager(state.model),
-            micro_batch=config.optim.micro_batch,
-            autocast=_autocast(config, world),
-        )
-
-    def __call__(self, fed: DeviceBatch) -> tuple[dict[str, Tensor], Tensor]:
-        """Terms and gradient norm of the step; DivergedError when too many were not finite."""
-        config, state, model = self._config, self._state, self._state.model
-        buffers = [buffer.clone() for buffer in model.buffers()]
-        seed = (config.seed * 1_000_003 + state.step) * 65_537 + self._world.rank
-        found, terms = self._exact(fed.inputs, seed=seed)
-        norm = gradient_norm(model)
-        if all_ranks(terms["loss"].isfinite() & norm.isfinite()):
-            set_lr(state.optimizer, lr_at(state.step, config.optim, steps_per_epoch=self._steps_per_epoch))
-            state.optimizer.step()
-            model.clamp_logit_scale()
-            model.update_momentum(momentum_at(state.step, self._last_step, config.objective.momentum))
-            if state.average is not None:
-                state.average.update()
-            return terms, norm
-        # Neither weights nor batch-norm statistics have seen this batch.
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-        state.skipped += 1
-        what = not_finite(state.step, fed.batch, found, terms, norm, self._world)
-        if state.skipped > config.max_skipped:
-            raise diverged(what, state.skipped, config)
-        logger.warning("%s; left out (%d of at most %d)", what, state.skipped, config.max_skipped)
-        return terms, norm
-
-
 def train(config: TrainConfig) -> TrainResult:
     """Train until the schedule or `max_steps` ends, or a signal comes; goes on from the newest checkpoint.
 
@@ -222,11 +160,8 @@ def train(config: TrainConfig) -> TrainResult:
     metrics = Metrics(config, resume_step=first_step, enabled=world.main_rank)
     goodput.add("lost", lost_seconds(metrics.recorded, first_step))
     dtype = _compute_dtype(config, world)
-    # On a CPU it is measured, which takes a second.
-    peak, peak_source = peak_flops(world.device, dtype) if world.main_rank else (math.inf, "rank 0 knows")
-    logger.info("MFU is the share of %.3g TFLOP/s a device (%s)", peak / 1e12, peak_source)
-    clock = StepClock(global_batch=global_batch)
-    make_step = _StepMaker(config, state, world, steps_per_epoch=steps_per_epoch)
+    log = StepLog(config, metrics, world, last_step=last_step, steps_per_epoch=steps_per_epoch, dtype=dtype)
+    make_step = StepMaker(config, state, world, steps_per_epoch=steps_per_epoch, autocast=_autocast(config, world))
     feed = DeviceFeed(
         data.batches(first_step, last_step),
         needs.views,
@@ -243,7 +178,6 @@ def train(config: TrainConfig) -> TrainResult:
     # The data is closed before the feed, whose thread may be waiting for it; the writer before the metrics it puts.
     with feed, closing(data), closing(metrics), writer, StopSignal() as stop, LiveLine() as live:
         stopped = False
-        num_tokens, num_steps = 0.0, 0
         while state.step < last_step and not stopped:
             began = time.perf_counter()
             with goodput.spend("data wait"):
@@ -256,8 +190,6 @@ def train(config: TrainConfig) -> TrainResult:
             if ledger is not None:
                 ledger.add(state.step, fed.batch.planned_ids, fed.batch.sample_ids.numpy(), fed.batch.epochs)
             state.step += 1
-            num_steps += 1
-            num_tokens += model.text_length(fed.inputs.lengths)
 
             # Ranks hear a signal at different moments; all stop after the same step.
             num_signalled, num_damaged = sum_over_ranks([int(stop.name is not None), len(data.damaged)])
@@ -265,25 +197,13 @@ def train(config: TrainConfig) -> TrainResult:
             if num_damaged > config.data.max_damaged:
                 raise too_damaged(num_damaged, data.damaged, config)
             goodput.move("compute", "communication", take_waited_s())
-            clock.add(step_s=time.perf_counter() - began, data_s=feed.wait_s)
-            step, logs = state.step, state.step % config.log_every == 0 or state.step == last_step or stopped
-            if logs:
-                images_per_s, wait_s, wait_share = clock.take()
-                record = {"step": step, "epoch": step / steps_per_epoch} | _measured(terms, norm, model, world)
-                record |= {"lr": lr_at(step - 1, config.optim, steps_per_epoch=steps_per_epoch)}
-                record |= {"images_per_s": images_per_s, "time/data_s": wait_s}
-                record |= {"data/damaged": num_damaged, "skipped": state.skipped}
-                if images_per_s is not None:
-                    flops = flops_per_sample(config, round(num_tokens / num_steps))
-                    record["mfu"] = mfu(flops, images_per_s, world.world_size, peak)
-                num_tokens, num_steps = 0.0, 0
-                metrics.write(record)
-                line = progress_line(
-                    record, steps=last_step, data_share=wait_share, eta_s=clock.eta_s(last_step - step)
-                )
-                logger.info("%s", line)
-            elif world.main_rank:
-                live.show(f"step {step}/{last_step}, ETA {duration(clock.eta_s(last_step - step))}")
+            text_length = model.text_length(fed.inputs.lengths)
+            log.add(step_s=time.perf_counter() - began, data_s=feed.wait_s, text_length=text_length)
+            step = state.step
+            if step % config.log_every == 0 or step == last_step or stopped:
+                log.write(step, terms, norm, model, **{"data/damaged": num_damaged, "skipped": state.skipped})
+            else:
+                log.show(step, live)
 
             best = None
             if labelled is not None and not stopped and (_ends_epochs(step, config, data) or step == last_step):

@@ -12,12 +12,11 @@ import dataclasses
 from dataclasses import dataclass
 
 from slip.config import TrainConfig
+from slip.layout import shards_towers
 from slip.model_cost import Piece, pieces, seen_length
 from slip.models.shapes import IMAGE_SHAPES, num_hidden, patch_grid, text_shape
-from slip.objectives.needs import Needs, needs_of
+from slip.objectives.needs import BLOCK_ELEMENTS, Needs, needs_of
 
-BLOCK_ELEMENTS = 1 << 25
-"""That of slip.objectives.contrast, which imports torch."""
 _FP32 = 4
 # Of a contrast: similarities, logits, and two products of them on the way to the gradient.
 _BLOCKS_AT_ONCE = 4
@@ -58,13 +57,6 @@ class Memory:
 def computes_in_bf16(config: TrainConfig) -> bool:
     """Whether towers compute in bfloat16 on a GPU."""
     return config.precision != "fp32"
-
-
-def shards_towers(config: TrainConfig, num_gpus: int) -> bool:
-    """As slip.parallel decides on GPUs."""
-    if num_gpus == 1:
-        return False
-    return config.parallel == "fsdp" or (config.parallel == "auto" and config.model.tower == "vitl16")
 
 
 def block_bytes(length: int, width: int, heads: int, element: int, *, quick_gelu: bool) -> int:
@@ -140,7 +132,7 @@ def _loss_bytes(config: TrainConfig, needs: Needs, rank_batch: int) -> int:
 def memory_of(config: TrainConfig, num_gpus: int, text_length: int) -> Memory:
     """Bytes on each GPU."""
     needs, shape = needs_of(config.objective, config.model), IMAGE_SHAPES[config.model.tower]
-    bf16, sharded = computes_in_bf16(config), shards_towers(config, num_gpus)
+    bf16, sharded = computes_in_bf16(config), shards_towers(config, num_gpus, on_gpu=True)
     element = 2 if bf16 else _FP32
     found = pieces(config.model, config.objective)
 

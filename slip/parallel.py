@@ -22,19 +22,6 @@ from slip.world import World
 logger = logging.getLogger(__name__)
 
 
-def shards_towers(config: TrainConfig, world: World) -> bool:
-    """Whether each rank keeps a part of the towers only."""
-    if world.world_size == 1:
-        return False
-    auto = config.parallel == "auto" and world.device.type == "cuda" and config.model.tower == "vitl16"
-    return config.parallel == "fsdp" or auto
-
-
-def compiles(config: TrainConfig, world: World) -> bool:
-    """Whether the blocks of the towers are compiled."""
-    return config.model.compile == "on" or (config.model.compile == "auto" and world.device.type == "cuda")
-
-
 def _towers(model: Model) -> list[ImageTower]:
     momentum = [cast(ImageTower, model.momentum.visual)] if model.needs.momentum_views else []
     return [model.visual, *momentum]

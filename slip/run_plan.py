@@ -6,13 +6,15 @@ In: settings, the number and kind of GPUs. Out: plain records; nothing is read a
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
 from slip.config import TrainConfig
-from slip.memory_cost import Memory, computes_in_bf16, memory_of, shards_towers
+from slip.gpu_peaks import BY_MODEL
+from slip.layout import shards_towers
+from slip.memory_cost import Memory, computes_in_bf16, memory_of
 from slip.model_cost import Piece, SampleFlops, pieces, sample_flops
+from slip.schedule import total_steps
 
 FITS = 0.92
 """Share of a GPU's memory that tensors may take: CUDA, NCCL and gaps between tensors need the rest."""
@@ -23,30 +25,37 @@ class Gpu:
     """A kind of GPU."""
 
     name: str
-    """As slip.peak_flops calls it."""
+    """As slip.gpu_peaks calls it."""
     memory_mib: int
     """MiB that the driver reports."""
-    bf16: float
-    """Dense TFLOP/s."""
-    fp32: float
-    """Dense TFLOP/s without TF32."""
+
+    @property
+    def bf16(self) -> float:
+        """Dense TFLOP/s."""
+        peak = BY_MODEL[self.name].bf16
+        assert peak is not None
+        return peak
+
+    @property
+    def fp32(self) -> float:
+        """Dense TFLOP/s without TF32."""
+        return BY_MODEL[self.name].fp32
 
 
-# Peaks are those of slip.peak_flops, where their sources stand.
 GPUS: dict[str, Gpu] = {
-    "h100": Gpu(name="H100 SXM", memory_mib=81_559, bf16=989.5, fp32=67),
-    "h100-pcie": Gpu(name="H100 PCIe", memory_mib=81_559, bf16=756.5, fp32=51),
-    "h100-nvl": Gpu(name="H100 NVL", memory_mib=95_830, bf16=835.5, fp32=60),
-    "h200": Gpu(name="H200 SXM", memory_mib=143_771, bf16=989.5, fp32=67),
-    "b200": Gpu(name="B200", memory_mib=183_359, bf16=2250, fp32=75),
-    "a100": Gpu(name="A100", memory_mib=81_920, bf16=312, fp32=19.5),
-    "a100-40": Gpu(name="A100", memory_mib=40_960, bf16=312, fp32=19.5),
-    "l40s": Gpu(name="L40S", memory_mib=46_068, bf16=362.05, fp32=91.6),
-    "l4": Gpu(name="L4", memory_mib=23_034, bf16=121, fp32=30.3),
-    "a10": Gpu(name="A10", memory_mib=23_028, bf16=125, fp32=31.2),
-    "rtx3090": Gpu(name="RTX 3090", memory_mib=24_576, bf16=71, fp32=35.6),
-    "rtx4090": Gpu(name="RTX 4090", memory_mib=24_564, bf16=165.2, fp32=82.6),
-    "rtxa6000": Gpu(name="RTX A6000", memory_mib=49_140, bf16=154.8, fp32=38.7),
+    "h100": Gpu(name="H100 SXM", memory_mib=81_559),
+    "h100-pcie": Gpu(name="H100 PCIe", memory_mib=81_559),
+    "h100-nvl": Gpu(name="H100 NVL", memory_mib=95_830),
+    "h200": Gpu(name="H200 SXM", memory_mib=143_771),
+    "b200": Gpu(name="B200", memory_mib=183_359),
+    "a100": Gpu(name="A100", memory_mib=81_920),
+    "a100-40": Gpu(name="A100", memory_mib=40_960),
+    "l40s": Gpu(name="L40S", memory_mib=46_068),
+    "l4": Gpu(name="L4", memory_mib=23_034),
+    "a10": Gpu(name="A10", memory_mib=23_028),
+    "rtx3090": Gpu(name="RTX 3090", memory_mib=24_576),
+    "rtx4090": Gpu(name="RTX 4090", memory_mib=24_564),
+    "rtxa6000": Gpu(name="RTX A6000", memory_mib=49_140),
 }
 
 
@@ -125,8 +134,7 @@ def make_plan(
             f"--optim.micro-batch {micro_batch} is more than a GPU has: {batch} samples on {num_gpus} GPUs; "
             "leave it out, or lower it"
         )
-    # As slip.optim.total_steps.
-    steps = max(1, math.ceil(config.optim.epochs * (epoch_samples / batch) * (1 - 1e-12)))
+    steps = total_steps(config.optim, steps_per_epoch=epoch_samples / batch)
     steps = steps if config.max_steps is None else min(steps, config.max_steps)
     limit = FITS * gpu.memory_mib * 2**20
 
@@ -155,7 +163,7 @@ def make_plan(
         flops=sample_flops(config, text_length, ranks=num_gpus),
         rank_batch=rank_batch,
         in_flight=micro_batch or rank_batch,
-        sharded=shards_towers(config, num_gpus),
+        sharded=shards_towers(config, num_gpus, on_gpu=True),
         memory=memory,
         memory_limit=limit,
         suggestion=suggested() if memory.total > limit else None,

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK_ELEMENTS = 1 << 25
-"""Similarities held at a time: 128 MB in float32."""
+from slip.objectives.needs import BLOCK_ELEMENTS
 
 
 def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:

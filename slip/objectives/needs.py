@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from slip.data.view_params import ViewKind
 
 
+BLOCK_ELEMENTS = 1 << 25
+"""Similarities that a contrast holds at a time: 128 MB in float32."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """What one step takes. Views are numbered in the order in which the model is given them."""

@@ -11,17 +11,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from slip.config import ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
-from slip.memory_cost import BLOCK_ELEMENTS, activation_bytes, memory_of, shards_towers
+from slip.memory_cost import activation_bytes, memory_of
 from slip.model_cost import PARTS, flops_per_sample, pieces, sample_flops, seen_length
 from slip.models.inputs import TowerInputs
 from slip.models.model import Model
 from slip.models.registry import build_model
 from slip.models.shapes import num_hidden, num_kept, patch_grid
-from slip.objectives import contrast
+from slip.objectives.needs import BLOCK_ELEMENTS
 from slip.objectives.slip import objective_terms
-from slip.parallel import shards_towers as shards_when_trained
 from slip.recipes import recipe, recipes
-from slip.world import World
 
 B, L = 2, 16
 TINY = ModelConfig(tower="tiny", image_size=32, context_length=24, ssl_hidden=96, ssl_dim=32, embed_dim=64)
@@ -227,13 +225,15 @@ def test_shards_leave_a_rank_its_share_of_the_towers() -> None:
     assert memory_of(config, 1, 77).weights == towers + rest
 
 
-@pytest.mark.parametrize("parallel", ["auto", "ddp", "fsdp"])
-@pytest.mark.parametrize("name", ["clip_vitb16_yfcc15m_25ep", "clip_vitl16_yfcc15m_25ep"])
-@pytest.mark.parametrize("num_gpus", [1, 2])
-def test_towers_are_sharded_as_in_training(num_gpus: int, name: str, parallel: str) -> None:
-    config = dataclasses.replace(recipe(name), parallel=parallel)  # type: ignore[arg-type]
-    world = World(rank=0, world_size=num_gpus, local_rank=0, device=torch.device("cuda"))
-    assert shards_towers(config, num_gpus) == shards_when_trained(config, world)
+@pytest.mark.parametrize(
+    ("num_gpus", "parallel", "tower", "shares"),
+    [(1, "fsdp", "vitl16", 1), (4, "auto", "vitb16", 1), (4, "auto", "vitl16", 4), (4, "fsdp", "vitb16", 4)],
+)
+def test_what_is_sharded_is_counted_once_over_all_gpus(num_gpus: int, parallel: str, tower: str, shares: int) -> None:
+    config = dataclasses.replace(recipe(f"clip_{tower}_yfcc15m_25ep"), parallel=parallel)  # type: ignore[arg-type]
+    whole, alone = memory_of(config, 1, 77).weights, memory_of(config, num_gpus, 77).weights
+    sharded = sum(p.trained for p in pieces(config.model, config.objective) if p.sharded)
+    assert whole - alone == pytest.approx(4 * sharded * (1 - 1 / shares))
 
 
 def test_a_smaller_part_of_the_batch_takes_less_memory() -> None:
@@ -247,7 +247,6 @@ def test_a_smaller_part_of_the_batch_takes_less_memory() -> None:
 
 
 def test_blocks_of_logits_are_those_of_the_losses() -> None:
-    assert BLOCK_ELEMENTS == contrast.BLOCK_ELEMENTS
     large = dataclasses.replace(recipe("clip_vitb16_yfcc15m_25ep"), optim=OptimConfig(global_batch=1 << 17))
     # Four blocks of 128 MB, and not 4 * 16,384 * 131,072 numbers (34 GB); the rest are gathered embeddings.
     assert 4 * 4 * BLOCK_ELEMENTS < memory_of(large, 8, 77).losses < 3e9

@@ -13,7 +13,8 @@ from hypothesis.strategies import floats, integers
 
 from slip.config import ModelConfig, ObjectiveConfig, OptimConfig
 from slip.models.registry import build_model
-from slip.optim import build_optimizer, decay_groups, decays, lr_at, set_lr, total_steps
+from slip.optim import build_optimizer, decay_groups, decays, set_lr
+from slip.schedule import lr_at, total_steps
 
 
 def slow_schedule(config: OptimConfig, steps_per_epoch: int) -> list[float]:

@@ -282,7 +282,7 @@ def test_a_signal_during_training_ends_it_after_the_step(
         signal.raise_signal(number)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr("slip.loop.set_lr", signalled)
+    monkeypatch.setattr("slip.optimizer_step.set_lr", signalled)
     assert train(whole).steps == 1
     assert train(whole).steps == 2
     monkeypatch.undo()
