@@ -9,7 +9,7 @@ gradient are those of the batch in one piece; the price is one more forward pass
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -35,23 +35,17 @@ def _seed_part(seed: int, number: int, device: torch.device) -> None:
     generator.manual_seed((seed + 0x9E3779B97F4A7C15 * (number + 1)) % (1 << 63))
 
 
-def _mapped(features: Features, change: Callable[[Tensor], Tensor]) -> Features:
-    return Features(
-        views=tuple(map(change, features.views)),
-        text=change(features.text) if features.text is not None else None,
-        hidden=change(features.hidden) if features.hidden is not None else None,
-    )
-
-
-def _copied(features: Features) -> Features:
-    """The same numbers in memory of their own: a feature is one row of a tower's whole output, which it keeps alive."""
-    return _mapped(features, torch.clone)
-
-
 def _as_leaves(features: Features) -> Features:
     """The same numbers, as the place where a graph begins."""
 
-    return _mapped(features, lambda x: x.detach().requires_grad_())
+    def leaf(x: Tensor) -> Tensor:
+        return x.detach().requires_grad_()
+
+    return Features(
+        views=tuple(map(leaf, features.views)),
+        text=leaf(features.text) if features.text is not None else None,
+        hidden=leaf(features.hidden) if features.hidden is not None else None,
+    )
 
 
 class ExactBatch:
@@ -109,7 +103,7 @@ class ExactBatch:
             with self._autocast, torch.no_grad():
                 part, target = model.look(rows_of(inputs, rows))
                 _seed_part(seed, number, device)
-                found.append(_copied(model.features(part)))
+                found.append(model.features(part))
             looked.append(part)
             targets.append(target)
         features = _as_leaves(joined(found))

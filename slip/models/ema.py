@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+@torch.no_grad()
+def follow(own: Iterable[Tensor], others: Iterable[Tensor], share: float) -> None:
+    """own <- share * own + (1 - share) * other for each pair, which are sharded alike where they are."""
+
+    def local(tensors: Iterable[Tensor]) -> list[Tensor]:
+        return [x.to_local() if isinstance(x, DTensor) else x.detach() for x in tensors]
+
+    torch._foreach_lerp_(local(own), local(others), 1 - share)
 
 
 class WeightAverage:
@@ -22,10 +33,9 @@ class WeightAverage:
         self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in self._trained.items()}
         """By parameter name; sharded where the parameters are."""
 
-    @torch.no_grad()
     def update(self) -> None:
         """Take the weights after an optimizer step into account."""
-        torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in self._trained.values()], 1 - self._decay)
+        follow(self.weights.values(), self._trained.values(), self._decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -28,6 +28,11 @@ class ImageTower(VisionTransformer):
 
     num_heads: int
 
+    def pool(self, x_BTW: Tensor, pool_type: str | None = None) -> Tensor:
+        """The class token, copied: a view of the tower's whole output would keep all of it."""
+        pooled: Tensor = super().pool(x_BTW, pool_type)
+        return pooled.contiguous()
+
     def _tokens(self, image_B3SS: Tensor, hidden_BM: Tensor | None, mask_token_W: Tensor | None) -> Tensor:
         """Class token and patches with their positions, before the blocks: (B, 1 + N, W)."""
         side, usual = image_B3SS.shape[-1], self.patch_embed.img_size[0]
@@ -62,7 +67,7 @@ class ImageTower(VisionTransformer):
         """
         x_BTW = self._tokens(image_B3SS, None, None)
         kept_BKW = x_BTW[:, 1:].gather(1, keep_BK[..., None].expand(-1, -1, x_BTW.shape[-1]))
-        return self._through_blocks(torch.cat([x_BTW[:, :1], kept_BKW], dim=1))[:, 0]
+        return self.pool(self._through_blocks(torch.cat([x_BTW[:, :1], kept_BKW], dim=1)))
 
     def hidden_features(self, image_B3SS: Tensor, hidden_BM: Tensor, mask_token_W: Tensor) -> Tensor:
         """Features at hidden patches, whose content is replaced by `mask_token_W`: (B, M, W) (BEiT, 2106.08254)."""
@@ -71,7 +76,7 @@ class ImageTower(VisionTransformer):
 
     def any_size_features(self, image_B3SS: Tensor) -> Tensor:
         """Feature at the class token (B, W) of pictures of any multiple of the patch size."""
-        return self._through_blocks(self._tokens(image_B3SS, None, None))[:, 0]
+        return self.pool(self._through_blocks(self._tokens(image_B3SS, None, None)))
 
     def attended(self, image_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Feature at the class token (B, W), and how much it attends to each patch (B, N).

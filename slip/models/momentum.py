@@ -9,8 +9,9 @@ import copy
 import math
 from typing import Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from slip.models.ema import follow
 
 
 class MomentumTower(nn.Module):
@@ -29,13 +30,11 @@ class MomentumTower(nn.Module):
         self.visual.eval()
         return self
 
-    @torch.no_grad()
     def update(self, visual: nn.Module, projectors: dict[str, nn.Module], momentum: float) -> None:
         """xi <- m xi + (1 - m) theta for every weight (BYOL, 2006.07733, eq. 1)."""
-        pairs = [(self.visual, visual), *((self.projectors[name], module) for name, module in projectors.items())]
-        for followed_by, followed in pairs:
-            own: list[Tensor] = list(followed_by.parameters())
-            torch._foreach_lerp_(own, [other.detach() for other in followed.parameters()], 1 - momentum)
+        follow(self.visual.parameters(), visual.parameters(), momentum)
+        for name, projector in projectors.items():
+            follow(self.projectors[name].parameters(), projector.parameters(), momentum)
 
 
 def momentum_at(step: int, last_step: int, first: float) -> float:

@@ -72,3 +72,21 @@ def test_two_processes_train_like_one(tmp_path: Path, flags: list[str]) -> None:
     states = [checkpoint.load(str(tmp_path / name / "checkpoints/step-00000006.pt")) for name in ("one", "mixed")]
     for name, tensor in states[0].model.items():
         assert torch.allclose(tensor.double(), states[1].model[name].double(), atol=1e-4), name
+
+
+def test_towers_in_shards_train_like_whole_ones(tmp_path: Path, flags: list[str]) -> None:
+    flags = [*flags, "--objective.ssl", "simclr", "byol", "--objective.clip-view", "shared", "--ema-decay", "0.9"]
+    flags += ["--model.masking", "attentive"]
+    run(1, tmp_path / "whole", flags)
+    # Three steps in shards and parts, the rest whole: checkpoints hold whole weights.
+    run(2, tmp_path / "shards", [*flags, "--parallel", "fsdp", "--optim.micro-batch", "2", "--max-steps", "3"])
+    run(1, tmp_path / "shards", flags)
+    assert losses(tmp_path / "shards") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    assert zeroshot(tmp_path / "shards") == zeroshot(tmp_path / "whole")
+    states = [checkpoint.load(str(tmp_path / name / "checkpoints/step-00000006.pt")) for name in ("whole", "shards")]
+    for name, tensor in states[0].model.items():
+        assert torch.allclose(tensor.double(), states[1].model[name].double(), atol=1e-4), name
+    assert states[0].ema is not None
+    assert states[1].ema is not None
+    for name, tensor in states[0].ema.items():
+        assert torch.allclose(tensor, states[1].ema[name], atol=1e-4), name
