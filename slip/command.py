@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -31,6 +32,10 @@ def run_verb(work: Callable[[], int], *, rank: int | None = None, interrupted: s
     except YfccError as error:
         logger.error("%s", error)
         return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`| head`). Python would complain again when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         logger.error("%s", interrupted)
         return 130

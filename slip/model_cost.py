@@ -173,8 +173,8 @@ def sample_flops(config: TrainConfig, text_length: int | None = None, *, ranks: 
     """FLOPs of a sample, as the settings train it.
 
     Args:
-        text_length: tokens of a caption after its batch was cut to the longest in it; None: the context length, which
-            none exceeds.
+        text_length: tokens computed of a caption, on average (see `slip.models.text_groups`); None: the context length,
+            which none exceeds.
         ranks: GPUs; a micro-batch as large as a rank's share of the batch repeats nothing.
     """
     model, needs = config.model, needs_of(config.objective, config.model)

@@ -54,8 +54,8 @@ class PlanConfig:
     samples: int | None = None
     """Samples of the data set. Default: as the manifest says; 14,690,000 for a yfcc15m recipe without one."""
     text_length: int | None = None
-    """Tokens to which a batch's captions are cut, the longest among them. Default: the context length, the most there
-    may be."""
+    """Tokens computed of a caption, on average: captions pass the text tower in groups of like length. About 25 for
+    what people write under photographs. Default: the context length, the most there may be."""
     json: bool = False
     """Print one JSON object instead of the table: bytes, FLOPs, hours."""
     run: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)

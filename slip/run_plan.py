@@ -123,7 +123,7 @@ def make_plan(
     Args:
         epoch_samples: samples of the data set.
         mfu: share of the GPUs' peak that training reaches where nothing is computed twice.
-        text_length: tokens to which the captions of a batch are cut.
+        text_length: tokens computed of a caption, on average.
     """
     batch = config.optim.global_batch
     if batch % num_gpus:

@@ -54,7 +54,11 @@ class RunState:
         state = checkpoint.load(url)
         checkpoint.check(state, url, config, data_sha256=data.digest, lanes=data.lanes)
         set_model_state_dict(self.model, dict(state.model), options=_WHOLE)
+        # Moments are the checkpoint's, but decay, betas and the like are today's settings.
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         set_optimizer_state_dict(self.model, self.optimizer, state.optimizer, options=_WHOLE)
+        for group, today in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(today)
         if self.average is not None and state.ema is not None:
             for name, weight in self.average.weights.items():
                 _copy(weight, state.ema[name])

@@ -90,3 +90,14 @@ def test_another_objective_is_refused_and_another_way_to_compute_it_is_not(manif
         train(replace(setting, ema_decay=0.5))
     optim = replace(setting.optim, micro_batch=0)
     assert train(replace(setting, optim=optim, model=replace(setting.model, activation_checkpointing=True))).steps == 6
+
+
+def test_settings_of_the_optimizer_may_change_while_moments_stay(manifest: str, tmp_path: Path) -> None:
+    setting = config(manifest, tmp_path)
+    train(replace(setting, max_steps=2))
+    changed = replace(setting, optim=replace(setting.optim, weight_decay=0.7, betas=(0.8, 0.9)), max_steps=3)
+    train(changed)
+    groups = newest(tmp_path).optimizer["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.7, 0.0}
+    assert {tuple(group["betas"]) for group in groups} == {(0.8, 0.9)}
+    assert newest(tmp_path).optimizer["state"]["visual.pos_embed"]["step"] == 3
