@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Literal
 
 from slip.config import ModelConfig, ObjectiveConfig, SSLName, TrainConfig
-from slip.models.shapes import IMAGE_SHAPES, momentum_grid, num_hidden, num_kept, patch_grid, text_shape
+from slip.models.shapes import IMAGE_SHAPES, ImageShape, momentum_grid, num_hidden, num_kept, patch_grid, text_shape
 from slip.objectives.needs import Needs, needs_of
 
 PartName = Literal["image tower", "text tower", "heads", "momentum tower"]
@@ -135,6 +135,17 @@ def blocks_flops(length: int, width: int, depth: int) -> float:
     return float(depth * (24 * length * width**2 + 4 * length**2 * width))
 
 
+def tower_flops(length: int, shape: ImageShape, *, class_only: bool) -> float:
+    """Forward pass of a view through the image tower's blocks.
+
+    With `class_only` the last block computes keys and values of all tokens, everything else of the class token only.
+    """
+    if not class_only:
+        return blocks_flops(length, shape.width, shape.depth)
+    last = 4 * length * shape.width**2 + 20 * shape.width**2 + 4 * length * shape.width
+    return blocks_flops(length, shape.width, shape.depth - 1) + last
+
+
 def seen_length(model: ModelConfig) -> int:
     """Positions of the image tower for a view in training: class token and patches, those kept where there is
     masking."""
@@ -181,12 +192,11 @@ def sample_flops(config: TrainConfig, text_length: int | None = None, *, ranks: 
     shape, whole = IMAGE_SHAPES[model.tower], 1 + patch_grid(model) ** 2
     embedding = _embedding_flops(model)
 
-    def blocks(length: int) -> float:
-        return blocks_flops(length, shape.width, shape.depth)
-
-    seen = blocks(seen_length(model))
-    num_views = len(needs.views) - (needs.hidden_view is not None)
-    image_blocks = num_views * seen + (blocks(whole) if needs.hidden_view is not None else 0.0)
+    hides = needs.hidden_view is not None
+    seen = tower_flops(seen_length(model), shape, class_only=not hides)
+    image_blocks = (len(needs.views) - hides) * seen
+    if hides:
+        image_blocks += tower_flops(whole, shape, class_only=False)
     text = 0.0
     if needs.text:
         length = model.context_length if text_length is None else text_length
@@ -197,7 +207,8 @@ def sample_flops(config: TrainConfig, text_length: int | None = None, *, ranks: 
     trained = 3 * (image_blocks + text) + (1 if "mocov3" in needs.heads else 2) * embeddings
     smaller = (momentum_grid(model) / patch_grid(model)) ** 2
     seen_by_momentum = 1 + momentum_grid(model) ** 2
-    momentum = len(needs.momentum_views) * (blocks(seen_by_momentum) + smaller * embedding)
+    followed = tower_flops(seen_by_momentum, shape, class_only=not hides and not needs.scored_views)
+    momentum = len(needs.momentum_views) * (followed + smaller * embedding)
     # Attentive masking computes the class token's row of each attention once more.
     if needs.scored_views:
         momentum += len(needs.momentum_views) * shape.depth * 2.0 * seen_by_momentum * shape.width

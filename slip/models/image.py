@@ -6,7 +6,8 @@ Letters: B pictures, S their side in pixels, N patches of a picture, K of them k
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from slip.config import ModelConfig
@@ -17,7 +18,36 @@ from slip.torchvision_compat import import_torchvision
 import_torchvision()
 from timm.layers.pos_embed import resample_abs_pos_embed  # noqa: E402
 from timm.models import checkpoint_seq  # noqa: E402
-from timm.models.vision_transformer import VisionTransformer  # noqa: E402
+from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
+
+
+class ReadoutBlock(Block):
+    """timm's block; as the last one of a tower that is read out at the class token it computes that token alone.
+
+    The other tokens' queries, projections and MLPs would be thrown away: 20 of 24 T W^2 of the block's products, 7 %
+    of a tower of 12 blocks. Keys and values are those of all tokens, so the feature is the same.
+    """
+
+    class_only = False
+    num_heads: int
+
+    def forward(self, x_BTW: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """(B, T, W) -> (B, T, W), or (B, 1, W)."""
+        if not self.class_only:
+            whole: Tensor = super().forward(x_BTW, attn_mask, is_causal)
+            return whole
+        (B, T, W), qkv = x_BTW.shape, self.get_submodule("attn.qkv")
+        assert isinstance(qkv, nn.Linear)
+        assert qkv.bias is not None
+        normal_BTW, weight, bias = self.norm1(x_BTW), qkv.weight, qkv.bias
+        heads = (self.num_heads, W // self.num_heads)
+        query = F.linear(normal_BTW[:, :1], weight[:W], bias[:W]).view(B, 1, *heads).transpose(1, 2)
+        key, value = F.linear(normal_BTW, weight[W:], bias[W:]).view(B, T, 2, *heads).permute(2, 0, 3, 1, 4)
+        mixed_B1W = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(B, 1, W)
+        attended_B1W = self.get_submodule("attn.proj")(mixed_B1W)
+        first_B1W = x_BTW[:, :1] + self.drop_path1(self.ls1(attended_B1W))
+        out_B1W: Tensor = first_B1W + self.drop_path2(self.ls2(self.mlp(self.norm2(first_B1W))))
+        return out_B1W
 
 
 class ImageTower(VisionTransformer):
@@ -27,6 +57,12 @@ class ImageTower(VisionTransformer):
     """
 
     num_heads: int
+
+    def set_class_only(self, class_only: bool) -> None:
+        """Whether the last block computes the class token alone."""
+        last = self.blocks[-1]
+        assert isinstance(last, ReadoutBlock)
+        last.class_only, last.num_heads = class_only, self.num_heads
 
     def pool(self, x_BTW: Tensor, pool_type: str | None = None) -> Tensor:
         """The class token, copied: a view of the tower's whole output would keep all of it."""
@@ -103,8 +139,11 @@ class ImageTower(VisionTransformer):
         return feature_BW, torch.stack(seen).mean(dim=0)
 
 
-def image_tower(model: ModelConfig) -> ImageTower:
-    """A tower for square pictures: (B, 3, image_size, image_size) -> (B, width), initialised as timm does."""
+def image_tower(model: ModelConfig, *, class_only: bool = True) -> ImageTower:
+    """A tower for square pictures: (B, 3, image_size, image_size) -> (B, width), initialised as timm does.
+
+    Without `class_only` its last block computes all tokens, for features at hidden patches.
+    """
     shape = IMAGE_SHAPES[model.tower]
     if model.image_size < shape.patch or model.image_size % shape.patch:
         raise ConfigError(
@@ -120,6 +159,8 @@ def image_tower(model: ModelConfig) -> ImageTower:
         num_classes=0,
         global_pool="token",
         drop_path_rate=model.drop_path,
+        block_fn=ReadoutBlock,
     )
     tower.num_heads = shape.heads
+    tower.set_class_only(class_only)
     return tower

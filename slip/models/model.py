@@ -88,6 +88,9 @@ class Model(nn.Module):
     def add_momentum(self) -> None:
         """The momentum tower, equal to the others as they are now."""
         self.momentum = MomentumTower(self.visual, self.projectors())
+        if self.needs.scored_views:
+            # The last block's attention is looked at as well.
+            cast(ImageTower, self.momentum.visual).set_class_only(False)
 
     def projectors(self) -> dict[str, nn.Module]:
         """The heads the momentum tower has copies of."""

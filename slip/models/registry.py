@@ -27,7 +27,7 @@ def build_model(model: ModelConfig, objective: ObjectiveConfig, *, seed: int = 0
     # The CPU's generator alone: torch.manual_seed would also seed every GPU's, which fork_rng then must restore.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(visual_seed)
-        visual = image_tower(model)
+        visual = image_tower(model, class_only=needs.hidden_view is None)
         torch.default_generator.manual_seed(text_seed)
         text = text_shape(model.tower, model.context_length) if needs.text else None
         network = Model(model, needs, visual=visual, text=text)

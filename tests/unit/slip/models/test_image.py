@@ -239,3 +239,26 @@ def test_drop_path_grows_with_depth(name: str) -> None:
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in built.blocks]
     depth = IMAGE_SHAPES[name].depth  # type: ignore[index]
     assert rates == pytest.approx([0.3 * n / (depth - 1) for n in range(depth)])
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_reading_out_the_class_token_alone_changes_neither_feature_nor_gradient(drop_path: float) -> None:
+    config = ModelConfig(tower="tiny", image_size=32, drop_path=drop_path)
+    tower = image_tower(config).double()
+    for parameter in tower.parameters():  # biases start at zero
+        nn.init.normal_(parameter, std=0.1)
+    pictures = torch.randn(6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    keep = torch.arange(5).expand(6, -1)
+    found = []
+    for class_only in (True, False):
+        tower.set_class_only(class_only)
+        torch.manual_seed(1)
+        features = tower(pictures) + tower.kept_features(pictures, keep)
+        tower.zero_grad()
+        torch.autograd.backward(features.square().sum())
+        grads = {name: p.grad.clone() for name, p in tower.named_parameters() if p.grad is not None}
+        found.append((features.detach(), grads))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-12, atol=1e-12)
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, grad in found[0][1].items():
+        torch.testing.assert_close(grad, found[1][1][name], rtol=1e-9, atol=1e-11, msg=name)
