@@ -47,7 +47,7 @@ class Model(nn.Module):
         self.num_kept = num_kept(config)
         self.grid, self.momentum_grid = patch_grid(config), momentum_grid(config)
         self.visual = visual
-        self.text_grouping: TextGrouping = {"least_rows": 8, "multiple": 1, "context": config.context_length}
+        self.text_grouping: TextGrouping = {"least_rows": 16, "multiple": 1, "context": config.context_length}
         """How captions are grouped by length; see `text_groups`."""
         self.has_text = text is not None
         if text is not None:

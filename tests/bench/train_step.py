@@ -145,7 +145,7 @@ def main() -> None:
         for model, size in zip(models[1:], (0, micro), strict=True)
     ]
     for model in models[1:]:
-        model.text_grouping["least_rows"] = 64 if on_gpu else 8
+        model.text_grouping["least_rows"] = 64 if on_gpu else 16
         if args.compile or (args.compile is None and on_gpu):
             compile_blocks(model)
 
