@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         config = parse(sys.argv[1:] if argv is None else argv)
-        for url in config.data.manifest:
+        for url in (*config.data.manifest, *config.data.ssl_manifest):
             _check_manifest(url)
 
         # Takes seconds, hence not at the top.

@@ -15,7 +15,7 @@ from tests.integration.test_exact_streaming import newest_step, rank_envs
 from tests.integration.warm_ranks import start_warm
 from tests.tiny_data import write_shards
 
-NUM_STEPS = 60
+NUM_STEPS = 120
 KILLS = 5
 
 
@@ -23,7 +23,7 @@ def arguments(manifest: str, output: Path) -> list[str]:
     words = ["demo", "--data.manifest", manifest, "--eval.zeroshot", "None", "--output", str(output)]
     words += ["--model.image-size", "16", "--model.context-length", "8", "--model.ssl-hidden", "16"]
     words += ["--objective.ssl", "simclr", "byol", "mim", "--optim.global-batch", "8", "--optim.micro-batch", "3"]
-    words += ["--optim.epochs", "20", "--optim.lr", "1e-4", "--model.drop-path", "0.1", "--ema-decay", "0.9"]
+    words += ["--optim.epochs", "40", "--optim.lr", "1e-4", "--model.drop-path", "0.1", "--ema-decay", "0.9"]
     words += ["--data.workers", "1", "--data.shuffle-window", "4", "--log-every", "1", "--checkpoint-every", "3"]
     return [*words, "--keep-checkpoints", "2", "--precision", "fp32"]
 
@@ -35,13 +35,13 @@ def whole_state(output: Path) -> checkpoint.State:
 
 
 def kill_at_a_random_moment(rank: BaseProcess, output: Path, draw: random.Random, log: Path) -> None:
-    """Once it has written a checkpoint more, after up to a second: in a step, or while a checkpoint is written."""
+    """Once it has written a checkpoint more, after up to half a second: in a step, or while a checkpoint is written."""
     before, end = newest_step(output), time.monotonic() + 120
     while newest_step(output) <= before:
         assert rank.is_alive(), log.read_text()[-5000:]
         assert time.monotonic() < end, log.read_text()[-5000:]
         time.sleep(0.01)
-    time.sleep(draw.uniform(0, 1.0))
+    time.sleep(draw.uniform(0, 0.5))
     rank.kill()
     rank.join()
 

@@ -341,10 +341,14 @@ def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str], caplog
     assert main(["slip_vitb17"]) == 2
     assert main(["demo", "--optim.epochs", "-1"]) == 2
     assert main(["--data.manifest", "/nowhere/manifest.json"]) == 1
+    assert main(["--objective.name", "clip", "--data.ssl-manifest", "/nowhere"]) == 2
+    assert main(["--objective.ssl", "mim", "--objective.clip-view", "shared"]) == 2
     logged = capsys.readouterr().err
     assert "no recipe is called 'slip_vitb17'; near: slip_vitb16_" in logged
     assert "--optim.epochs is -1.0" in logged
     assert "/nowhere/manifest.json: no manifest there; build the embedded sample" in logged
+    assert "--data.ssl-manifest gives the SSL terms of slip pictures of their own" in logged
+    assert "--objective.clip-view shared matches the two views" in logged
     assert "Traceback" not in logged
     with pytest.raises(SystemExit) as ended:
         main(["--optim.learning-rate", "1"])
