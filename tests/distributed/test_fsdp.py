@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests.ranks import start_and_wait
 
 WORKER = Path(__file__).with_name("fsdp_worker.py")
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,16 +24,7 @@ TOLERANCE = 1e-6
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What every rank found."""
     folder = tmp_path_factory.mktemp("fsdp")
-    env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    env |= {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(WORKER), str(folder)]
-    processes = [subprocess.Popen([*command, str(rank)], cwd=ROOT, env=env) for rank in range(WORLD_SIZE)]
-    try:
-        codes = [process.wait(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert not any(codes), f"exit codes by rank: {codes}"
+    start_and_wait([sys.executable, str(WORKER), str(folder)], WORLD_SIZE)
     return [torch.load(folder / f"{rank}.pt", mmap=True) for rank in range(WORLD_SIZE)]
 
 

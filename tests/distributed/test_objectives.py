@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from slip.objectives.clip import clip_term
+from tests.ranks import start_and_wait
 
 WORKER = Path(__file__).with_name("objectives_worker.py")
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,19 +25,6 @@ EXACT = [
     *("slip-simclr", "slip-mocov3", "slip-byol", "slip-mim", "slip-all-shared-attentive", "clip-random"),
 ]
 PAPER = ["clip-paper", "slip-paper"]
-
-
-def start_and_wait(command: list[str], num_ranks: int) -> None:
-    """Run a command once for each rank, its number the last argument, and fail if one of them fails."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    processes = [subprocess.Popen([*command, str(rank)], cwd=ROOT, env=env) for rank in range(num_ranks)]
-    try:
-        codes = [process.wait(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert not any(codes), f"exit codes by rank: {codes}"
 
 
 @pytest.fixture(scope="module")
