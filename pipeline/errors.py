@@ -48,3 +48,9 @@ class CheckpointError(YfccError):
 
 class DivergedError(YfccError):
     """Training cannot go on: the loss is no longer a finite number."""
+
+
+class RankLostError(YfccError):
+    """Another process of a run is gone, so the run cannot go on."""
+
+    exit_code = 69

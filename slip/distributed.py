@@ -47,17 +47,25 @@ def _collective_device() -> torch.device:
 
 
 _waited_s = 0.0
+_waiting_since: float | None = None
 
 
 @contextmanager
 def communicating() -> Iterator[None]:
-    """Time in the block counts as waiting for other ranks; see `take_waited_s`."""
-    global _waited_s
-    began = time.perf_counter()
+    """Time in the block counts as waiting for other ranks; see `take_waited_s` and `waits_s`."""
+    global _waited_s, _waiting_since
+    began = _waiting_since = time.perf_counter()
     try:
         yield
     finally:
+        _waiting_since = None
         _waited_s += time.perf_counter() - began
+
+
+def waits_s() -> float | None:
+    """Seconds in the collective that this process waits in, None while it does something else; from any thread."""
+    since = _waiting_since
+    return None if since is None else time.perf_counter() - since
 
 
 def take_waited_s() -> float:

@@ -33,6 +33,8 @@ class World:
     world_size: int
     local_rank: int
     device: torch.device
+    store_address: tuple[str, int] | None = None
+    """Host and port of the store at which the ranks met, None when alone."""
 
     @property
     def main_rank(self) -> bool:
@@ -149,6 +151,16 @@ def read_launch(env: Mapping[str, str]) -> Launch:
     return launch
 
 
+def _store_address(launch: Launch, env: Mapping[str, str]) -> tuple[str, int] | None:
+    """Where the store of the rendezvous listens: in rank 0's process, or in torchrun's."""
+    if launch.rendezvous is None or launch.world_size == 1:
+        return None
+    if launch.rendezvous == "env://":
+        return env["MASTER_ADDR"], _integer(env, "MASTER_PORT", least=1)
+    host, _, port = launch.rendezvous.removeprefix("tcp://").rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 def _pick_device(name: DeviceName, local_rank: int) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -175,6 +187,7 @@ def init_world(device: DeviceName = "auto", *, timeout_s: float = 600.0) -> Worl
         world_size=launch.world_size,
         local_rank=launch.local_rank,
         device=_pick_device(device, launch.local_rank),
+        store_address=_store_address(launch, os.environ),
     )
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
