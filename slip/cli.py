@@ -23,6 +23,11 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "train": Verb(module="slip.train", help="train CLIP, SimCLR or SLIP on sealed shards"),
     "plan": Verb(module="slip.plan_command", help="say what a run takes on which GPUs: memory, FLOPs, hours, cost"),
+    "evaluate": Verb(
+        module="slip.evaluate.command", help="evaluate a trained model on labelled sets: a table and a JSON file"
+    ),
+    "launch": Verb(module="slip.launch.command", help="train as Slurm jobs; launch status, logs, cancel"),
+    "doctor": Verb(module="slip.doctor.command", help="check nodes, bucket, network and disks before a run"),
     "index": Verb(
         module="slip.index_shards", help="make a manifest for WebDataset tars of others, by one pass over them"
     ),

@@ -11,6 +11,14 @@ from pipeline.errors import ConfigError, YfccError
 
 logger = logging.getLogger(__name__)
 
+AGAIN = 75
+"""Exit status of a run that a signal stopped before its end: the same command goes on from there. (EX_TEMPFAIL.)"""
+UNAVAILABLE = 69
+"""Exit status when something that may come back did not answer: a store, another rank. (EX_UNAVAILABLE.)"""
+BUG = 70
+"""Exit status of an error that nobody foresaw; its traceback is in the log. (EX_SOFTWARE.)"""
+INTERRUPTED = 130
+
 
 def run_verb(work: Callable[[], int], *, rank: int | None = None, interrupted: str = "interrupted") -> int:
     """The exit status of `work`, which returns 0 or 1; 2 when settings cannot be (ConfigError), 130 when interrupted.
@@ -38,4 +46,4 @@ def run_verb(work: Callable[[], int], *, rank: int | None = None, interrupted: s
         return 0
     except KeyboardInterrupt:
         logger.error("%s", interrupted)
-        return 130
+        return INTERRUPTED

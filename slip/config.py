@@ -181,6 +181,9 @@ class TrainConfig:
     max_skipped: int = 10
     """Steps whose loss or gradient is not finite that are left out (all ranks together, named in the log) before the
     run stops."""
+    rank_timeout_s: float = 30.0
+    """Seconds without a sign of life from a rank (a crashed process, a lost node, not a slow one) after which the
+    others end, naming it."""
     wandb: str | None = None
     """Project in Weights & Biases that metrics also go to, where the package wandb is installed. None: nowhere."""
     ledger: bool = False
@@ -224,8 +227,12 @@ class TrainConfig:
                 "--data.colours device with --data.augment reference: the reference makes its colours with Pillow, in "
                 "the threads; leave out one of the two"
             )
-        if self.data.stall_warn_s <= 0:
-            raise ConfigError(f"--data.stall-warn-s is {self.data.stall_warn_s}; it must be positive")
+        for name, seconds in (
+            ("--data.stall-warn-s", self.data.stall_warn_s),
+            ("--rank-timeout-s", self.rank_timeout_s),
+        ):
+            if seconds <= 0:
+                raise ConfigError(f"{name} is {seconds}; it must be positive")
         if self.optim.epochs <= 0:
             raise ConfigError(f"--optim.epochs is {self.optim.epochs}; it must be positive")
         if self.eval.zeroshot is not None and self.objective.name not in ("clip", "siglip", "slip"):

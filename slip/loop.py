@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.errors import RankLostError
 from slip.boards import view_grid, wandb_module
 from slip.checkpoint_writer import CheckpointWriter
 from slip.config import TrainConfig
@@ -25,8 +26,10 @@ from slip.evaluate.datasets import LabelledSet, open_labelled_set
 from slip.evaluate.zeroshot import ZeroshotResult, evaluate_zeroshot
 from slip.failures import too_damaged
 from slip.goodput import Goodput, lost_seconds, process_started
+from slip.job_note import NoteWriter
 from slip.layout import compiles, shards_towers
 from slip.ledger import Ledger, cut
+from slip.lookout import Lookout
 from slip.metrics import LiveLine, Metrics
 from slip.models.ema import WeightAverage
 from slip.models.model import Model
@@ -38,6 +41,7 @@ from slip.parallel import check_parallel, compile_blocks, shard
 from slip.run_data import RunData, colours_on_device
 from slip.run_state import RunState
 from slip.schedule import total_steps
+from slip.shared_output import check_shared
 from slip.step_log import StepLog
 from slip.stop_signal import StopSignal
 from slip.versions import pillow, views_in_words
@@ -55,6 +59,8 @@ class TrainResult:
     zeroshot: float | None
     """Top-1 accuracy (0 to 1) of the last evaluation by this process, None when there was none."""
     output: str
+    stopped: bool = False
+    """Whether a signal ended it before its last step."""
 
 
 def _compute_dtype(config: TrainConfig, world: World) -> torch.dtype:
@@ -128,15 +134,12 @@ def _ends_epochs(step: int, config: TrainConfig, data: RunData) -> bool:
     return step * batch // every > (step - 1) * batch // every
 
 
-def train(config: TrainConfig) -> TrainResult:
-    """Train until the schedule or `max_steps` ends, or a signal comes; goes on from the newest checkpoint.
-
-    Every rank calls it with the same settings. Given the same settings, seed and machine, weights come out equal bit
-    for bit, however often the run was stopped and resumed in between.
-    """
-    started = process_started()
-    world = init_world()
+def _train(
+    config: TrainConfig, world: World, lookout: Lookout, *, stop: StopSignal, note: NoteWriter, started: float
+) -> TrainResult:
+    """The run, from top to bottom."""
     check_parallel(config, world)
+    check_shared(config.output, world)
     if config.wandb is not None:
         wandb_module()
     labelled = open_labelled_set(config.eval.zeroshot) if config.eval.zeroshot is not None else None
@@ -157,6 +160,7 @@ def train(config: TrainConfig) -> TrainResult:
     _describe(config, data, model, world, last_step)
     goodput = Goodput(state.resume(config, data), started=started)
     first_step = state.step
+    note.at(first_step)
     ledger = _open_ledger(config, data, world, first_step)
     metrics = Metrics(config, resume_step=first_step, enabled=world.main_rank)
     goodput.add("lost", lost_seconds(metrics.recorded, first_step))
@@ -177,10 +181,11 @@ def train(config: TrainConfig) -> TrainResult:
         zeroshot = _evaluate(labelled, state, config, world) if labelled is not None else None
 
     # The data is closed before the feed, whose thread may be waiting for it; the writer before the metrics it puts.
-    with feed, closing(data), closing(metrics), writer, StopSignal() as stop, LiveLine() as live:
+    with feed, closing(data), closing(metrics), writer, stop, LiveLine() as live:
         stopped = False
         while state.step < last_step and not stopped:
             began = time.perf_counter()
+            lookout.at(state.step + 1)
             with goodput.spend("data wait"):
                 fed = next(feed)
             goodput.switch("compute")
@@ -191,6 +196,7 @@ def train(config: TrainConfig) -> TrainResult:
             if ledger is not None:
                 ledger.add(state.step, fed.batch.planned_ids, fed.batch.sample_ids.numpy(), fed.batch.epochs)
             state.step += 1
+            note.at(state.step)
 
             # Ranks hear a signal at different moments; all stop after the same step.
             num_signalled, num_damaged = sum_over_ranks([int(stop.name is not None), len(data.damaged)])
@@ -232,10 +238,39 @@ def train(config: TrainConfig) -> TrainResult:
             logger.info(
                 "stopped by %s after step %d of %d; run the same command again to resume", why, state.step, last_step
             )
-    shutdown()
     logger.info("where the time went:\n%s", goodput.table())
     step, top1 = state.step, zeroshot.top1 if zeroshot is not None else None
     if step >= last_step:
         accuracy = f"; zero-shot accuracy {top1:.1%}" if top1 is not None else ""
         logger.info("done: %d steps, %d samples; %s%s", step, step * global_batch, config.output, accuracy)
-    return TrainResult(steps=step, samples=step * global_batch, zeroshot=top1, output=config.output)
+    return TrainResult(
+        steps=step, samples=step * global_batch, zeroshot=top1, output=config.output, stopped=step < last_step
+    )
+
+
+def train(config: TrainConfig, *, stop: StopSignal | None = None, note: NoteWriter | None = None) -> TrainResult:
+    """Train until the schedule or `max_steps` ends, or a signal comes; goes on from the newest checkpoint.
+
+    Every rank calls it with the same settings. Given the same settings, seed and machine, weights come out equal bit
+    for bit, however often the run was stopped and resumed in between. RankLostError where another rank is gone.
+
+    Args:
+        stop: where it was entered before, so that signals that came since are heeded. None: from the first step on.
+        note: told every step that is done.
+    """
+    started = process_started()
+    world = init_world()
+    note = note or NoteWriter(config.output, enabled=world.main_rank)
+    with Lookout(world, silent_s=config.rank_timeout_s) as lookout:
+        try:
+            result = _train(config, world, lookout, stop=stop or StopSignal(), note=note, started=started)
+        except RuntimeError as error:
+            # What a collective says names an address at best.
+            lost = lookout.gone()
+            if lost is None:
+                raise
+            raise RankLostError(
+                f"rank {world.rank} cannot go on: {lost}; run the same command again to go on"
+            ) from error
+    shutdown()
+    return result

@@ -9,18 +9,20 @@ from typing import Any
 
 
 class StopSignal:
-    """Remembers SIGTERM and SIGUSR2 while it is entered, so that the step under way is finished first."""
+    """Remembers SIGTERM and SIGUSR2 while it is entered, once or several times over; further ones change nothing."""
 
     def __init__(self) -> None:
         self.name: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
+        self._entered = 0
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
 
     def __enter__(self) -> StopSignal:
+        self._entered += 1
         # Python hands signals to its main thread only; who trains in another one has to catch them there.
-        if threading.current_thread() is threading.main_thread():
+        if self._entered == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR2):
                 self._previous[number] = signal.signal(number, self._remember)
         return self
@@ -28,5 +30,7 @@ class StopSignal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._entered -= 1
+        if self._entered == 0:
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)

@@ -6,7 +6,8 @@
 #
 # What follows the script goes to pipeline/build_yfcc15m.py. This job is the build's driver: it selects the rows, then
 # submits arrays of tasks that fetch and seal, watches them, and submits again what is lost. --slurm.* says what a task
-# gets and how many there may be at once. sbatch's own options, before the script, override these lines.
+# gets and how many there may be at once. sbatch's own options, before the script, override these lines. What is the same
+# for all your jobs (partition, account, modules) stands in slurm/site.sh.
 #SBATCH --job-name=build_yfcc15m
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
@@ -36,10 +37,8 @@ if [[ ! -f $root/pipeline/build_yfcc15m.py ]]; then
 fi
 # Not cd: --metadata and --output may be relative to the folder sbatch was called from.
 
-# YFCC_PYTHON names another interpreter; else the repository's environment, else the one on the PATH.
-python=${YFCC_PYTHON:-$root/.venv/bin/python}
-[[ -x $python ]] || python=$(command -v python || command -v python3)
+source "$root/slurm/job.sh"
 
-echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST: the driver of the build; its tasks log in WORK/slurm"
+echo "the driver of the build; its tasks log in WORK/slurm"
 # The arrays it submits must not inherit this job's shape: the driver leaves SLURM_* out of their environment.
-exec "$python" "$root/pipeline/build_yfcc15m.py" --executor slurm --processes "${SLURM_CPUS_PER_TASK:-1}" "$@"
+exec "${python[@]}" "$root/pipeline/build_yfcc15m.py" --executor slurm --processes "${SLURM_CPUS_PER_TASK:-1}" "$@"

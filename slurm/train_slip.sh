@@ -4,16 +4,22 @@
 #     sbatch slurm/train_slip.sh slip_vitb16_yfcc15m_25ep --data.manifest s3://bucket/yfcc15m/manifest.json
 #
 # What follows the script goes to `python -m slip.train`. sbatch's own options, before the script, override
-# these lines (--nodes=2 --ntasks-per-node=1 --gpus-per-node=0: two nodes without GPUs).
+# these lines (--nodes=2 --gpus-per-node=0 --mincpus=4: two nodes with one rank each, on CPUs). What is the same for
+# all your jobs (partition, account, modules, container) stands in slurm/site.sh.
 #SBATCH --job-name=slip
+# --nodes=4-8 takes what there is, also when the job begins again: samples and mathematics are the same on any number
+# of ranks.
 #SBATCH --nodes=8
-#SBATCH --ntasks-per-node=8
+# One rank for each GPU. (--ntasks-per-node says another number; but then Slurm keeps to the number of nodes it gave
+# the job at first.)
 #SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=12
+# CPUs of each node, which its ranks share: 12 for each GPU.
+#SBATCH --mincpus=96
 #SBATCH --time=24:00:00
-# Two minutes before the time limit every rank is told to write a checkpoint and stop.
+# Two minutes before the time limit, and before a preemption, every rank is told to write a checkpoint and stop; the
+# job then begins again.
 #SBATCH --signal=USR2@120
-# After a lost node or a preemption the job starts again and goes on from its newest checkpoint.
+# So it does after a lost node, and, from its newest checkpoint, after a crash; not after a second one in the same step.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 # In the folder sbatch was called from: a log in a folder that does not exist kills the job without a word.
@@ -32,19 +38,16 @@ if [[ ! -f $root/slip/train.py ]]; then
     echo "train_slip.sh: no repository in $root; call sbatch from the repository" >&2
     exit 2
 fi
-cd "$root"
+source "$root/slurm/job.sh"
 
-# SLIP_PYTHON names another interpreter; else the repository's environment, else the one on the PATH.
-python=${SLIP_PYTHON:-$root/.venv/bin/python}
-[[ -x $python ]] || python=$(command -v python || command -v python3)
+ranks=${SLURM_NTASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
+# Of 4 to 8 nodes there may be more than the batch divides over. Wrong settings end the job here.
+nodes=$("${python[@]}" -m slip.job_nodes "$ranks" "$@")
+echo "nodes: $nodes, ranks on each: $ranks"
 
-# Rank 0 runs on the first node. Ports from the job's number, so that jobs sharing a node do not meet.
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
-MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
-export MASTER_ADDR MASTER_PORT
-# srun does not take this over from sbatch by itself.
-export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-
-echo "job $SLURM_JOB_ID: $SLURM_NTASKS ranks on $SLURM_JOB_NODELIST, rendezvous $MASTER_ADDR:$MASTER_PORT"
-# One rank that fails ends all: the others would wait for it in a collective.
-exec srun --kill-on-bad-exit=1 "$python" -m slip.train "$@"
+status=0
+# The ranks find each other by Slurm's variables: slip/world.py.
+srun --nodes="$nodes" --ntasks-per-node="$ranks" --ntasks=$((nodes * ranks)) \
+    --cpus-per-task=$((SLURM_CPUS_ON_NODE > ranks ? SLURM_CPUS_ON_NODE / ranks : 1)) \
+    "${python[@]}" -m slip.train "$@" || status=$?
+job_end "$status"

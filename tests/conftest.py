@@ -12,7 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 TOGETHER = {
-    "tests/integration/test_slurm.py": "the cluster",
+    "tests/integration/test_slurm_training.py": "the cluster",
     "tests/integration/test_build_on_slurm.py": "the cluster",
     "tests/integration/test_newcomer.py": "the first build",
     "tests/integration/test_shards_elsewhere.py": "the first build",

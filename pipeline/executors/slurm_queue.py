@@ -14,16 +14,15 @@ import re
 import shlex
 import shutil
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import SlurmConfig
 from pipeline.errors import ConfigError, StoreError
+from pipeline.login_environment import environment_of_login, replaced_environment
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +32,9 @@ SUBMIT_ATTEMPTS = 4
 SUBMIT_PAUSE_S = 15.0
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
-# A job submitted from within a job gets that job's environment: its node list, its task count, its step's CPU mask.
-_OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
-# But where the cluster is, and where the user's jobs may run, is said by the same kind of variable.
-_OF_THE_USER = {"SLURM_CONF", "SLURM_CONF_SERVER"} | {
-    f"SBATCH_{name}" for name in ("ACCOUNT", "CLUSTERS", "CONSTRAINT", "PARTITION", "QOS", "RESERVATION")
-}
 _IN_QUEUE = "PENDING,CONFIGURING,RUNNING,SUSPENDED,COMPLETING,STOPPED,SIGNALING,STAGE_OUT,RESIZING"
 _IN_QUEUE += ",REQUEUED,REQUEUE_HOLD,SPECIAL_EXIT"
 _MAY_PASS = re.compile(r"timed out|unable to contact|temporarily|connection|try again", re.IGNORECASE)
-_environment_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +66,6 @@ def _ask(*command: str) -> str:
     if done.returncode != 0:
         raise StoreError(f"{shlex.join(command)}: exit code {done.returncode}: {' '.join(done.stderr.split())}")
     return done.stdout
-
-
-@contextmanager
-def _environment_of_login() -> Iterator[None]:
-    """The environment without what belongs to the job this process runs in, as far as it does."""
-    with _environment_lock:
-        hidden = {
-            name: os.environ.pop(name)
-            for name in list(os.environ)
-            if name.startswith(_OF_A_JOB) and name not in _OF_THE_USER
-        }
-        try:
-            yield
-        finally:
-            os.environ.update(hidden)
 
 
 class Queue:
@@ -123,7 +100,7 @@ class Queue:
         folder = self._new_folder()
         settings = self._settings
         paths = [str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with _environment_of_login():
+        with replaced_environment(environment_of_login()):
             executor = submitit.SlurmExecutor(folder=folder)
             executor.update_parameters(
                 job_name=self.name,

@@ -24,7 +24,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CEPH_PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool")
-SLURM_PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
+SLURM_PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sbatch", "srun", "sacct")
 SBIN = ":/usr/sbin:/sbin"
 
 
@@ -134,8 +134,8 @@ def running_cluster() -> Iterator[dict[str, str]]:
     os.chmod(folder, 0o755)
     env = os.environ | {
         "SLURM_TEST_DIR": folder,
-        "SLURM_TEST_ACCT": "none",
         "SLURM_TEST_ARRAY": "4",
+        "SLURM_TEST_GPUS": "2",
         "SLURM_TEST_PORT": str(free_port(8)),
     }
     subprocess.run([cluster, "start"], env=env, check=True, timeout=120)
@@ -148,7 +148,7 @@ def running_cluster() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def slurm_env() -> Iterator[dict[str, str]]:
-    """Environment in which sbatch, squeue and srun talk to a running cluster of four nodes, four tasks to an array."""
+    """Environment in which clients reach a cluster: four nodes of two pretended GPUs, four tasks to an array."""
     require(SLURM_PROGRAMS, "tests/cluster/cluster.sh install")
     # Two clusters would take each other's node names out of /etc/hosts; the second one waits for the first to end.
     with (Path(tempfile.gettempdir()) / "slurm-test.lock").open("w") as lock:

@@ -38,7 +38,7 @@ def build(slurm_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     assert server.stdout is not None
     proxy = server.stdout.readline().split()[-1]
     arguments = ["--metadata", str(sample.metadata), "--subset-list", str(sample.subset_list), *FLAGS, *SLURM_FLAGS]
-    env = slurm_env | {"http_proxy": proxy, "https_proxy": proxy, "no_proxy": "", "YFCC_PYTHON": sys.executable}
+    env = slurm_env | {"http_proxy": proxy, "https_proxy": proxy, "no_proxy": "", "SLIP_PYTHON": sys.executable}
     yield Build(arguments=arguments, env=env)
     server.kill()
     server.wait()

@@ -20,6 +20,7 @@ import torch
 from pipeline.errors import CheckpointError, ConfigError, DivergedError, ShardError
 from slip import checkpoint
 from slip.cli import main as slip_main
+from slip.command import AGAIN
 from slip.config import DataConfig, EvalConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from slip.ledger import Ledger
 from slip.loop import train
@@ -260,7 +261,7 @@ def test_a_signal_stops_cleanly(manifest: str, tmp_path: Path) -> None:
         time.sleep(0.05)
     running.send_signal(signal.SIGUSR2)
     _, log = running.communicate(timeout=60)
-    assert running.returncode == 0, log
+    assert running.returncode == AGAIN, log
     assert "stopped by SIGUSR2" in log
     assert "run the same command again to resume" in log
     url = checkpoint.newest(str(tmp_path))

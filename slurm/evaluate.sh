@@ -1,0 +1,39 @@
+#!/bin/bash
+# Evaluate a trained model on one node with 8 GPUs; run from the repository:
+#
+#     sbatch slurm/evaluate.sh s3://bucket/runs/slip --sets s3://bucket/sets/imagenet1k s3://bucket/sets/food101
+#
+# What follows the script goes to `python -m slip evaluate`; the table is in the log, exact counts are in the run's
+# evaluation/. sbatch's own options, before the script, override these lines (--ntasks-per-node=1 --gpus-per-node=0: one
+# process without a GPU). What is the same for all your jobs (partition, account, modules, container) stands in
+# slurm/site.sh.
+#SBATCH --job-name=slip-evaluate
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=12
+#SBATCH --time=02:00:00
+# It would begin again from nothing: better that somebody looks.
+#SBATCH --no-requeue
+# In the folder sbatch was called from: a log in a folder that does not exist kills the job without a word.
+#SBATCH --output=slip-evaluate-%j.log
+
+set -euo pipefail
+
+# Slurm runs a copy of this file, so $0 does not lead back to the repository: ask for the submitted path.
+# It holds the rest of the line (the arguments), hence only what leads to this file's name is taken.
+root=$SLURM_SUBMIT_DIR
+if [[ ! -f $root/slip/train.py ]]; then
+    command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
+    root=${command%/slurm/evaluate.sh*}
+fi
+if [[ ! -f $root/slip/train.py ]]; then
+    echo "evaluate.sh: no repository in $root; call sbatch from the repository" >&2
+    exit 2
+fi
+source "$root/slurm/job.sh"
+
+status=0
+# The ranks find each other by Slurm's variables: slip/world.py.
+srun "${python[@]}" -m slip evaluate "$@" || status=$?
+exit "$status"

@@ -1,0 +1,282 @@
+"""Training jobs on a real cluster, whatever happens to them, end with the weights of a run that was left alone.
+
+Launched in three ways; signalled, preempted, requeued, cut by their time limit; robbed of ranks and of nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from slip import checkpoint
+from tests.integration.conftest import free_port
+from tests.integration.slurm_jobs import Job, ask, cluster, has_pending, is_gone, submit, wait_for
+from tests.tiny_data import write_shards
+
+ROOT = Path(__file__).resolve().parents[2]
+NUM_STEPS = 100
+# What happens in the story of many stops, happens about every so many steps.
+APART = 12
+# One rank on each node.
+CPUS = ("--gpus-per-node=0", "--mincpus=1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """Where jobs run, and what all of them train."""
+
+    folder: Path
+    env: dict[str, str]
+    train: list[str]
+
+
+@pytest.fixture(scope="module")
+def story(slurm_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Story:
+    folder = tmp_path_factory.mktemp("jobs") / "a folder with späces"
+    manifest = write_shards(folder / "shards", [9, 5, 10])
+    train = ["demo", "--data.manifest", manifest, "--eval.zeroshot", "None", "--model.image-size", "16"]
+    train += ["--model.context-length", "8", "--model.ssl-hidden", "16", "--optim.global-batch", "8"]
+    train += [
+        "--max-steps",
+        str(NUM_STEPS),
+        "--optim.epochs",
+        "34",
+        "--optim.lr",
+        "1e-4",
+        "--optim.eps",
+        "1e-4",
+        "--data.workers",
+        "1",
+    ]
+    train += ["--data.shuffle-window", "4", "--log-every", "1", "--checkpoint-every", "10", "--precision", "fp32"]
+    return Story(folder=folder, env=slurm_env, train=[*train, "--ledger"])
+
+
+def by_torchrun(story: Story, name: str, nodes: int, per_node: int, *more: str) -> Path:
+    """The same run without Slurm; its output."""
+    output = story.folder / name
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={per_node}"]
+    launcher += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=reference"]
+    command = [*launcher, "-m", "slip.train", *story.train, *more, "--output", str(output)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    agents = [
+        subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(nodes)
+    ]
+    logs = [agent.communicate(timeout=240)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0] * nodes, "\n".join(logs)
+    return output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(story: Story) -> Path:
+    """On two ranks, from beginning to end."""
+    return by_torchrun(story, "undisturbed", 1, 2)
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    url = checkpoint.newest(str(output))
+    assert url is not None
+    return checkpoint.load(url).model
+
+
+def losses(output: Path) -> dict[int, float]:
+    records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return {record["step"]: record["loss"] for record in records if "loss" in record}
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def assert_every_sample_once(output: Path) -> None:
+    """As its ledger tells, beside the manifest."""
+    command = [sys.executable, "-m", "slip", "ledger", "verify", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def assert_as_if_undisturbed(job: Job, undisturbed: Path) -> None:
+    assert job.wait_for_end() == "COMPLETED", job.said()
+    assert sorted(losses(job.output)) == list(range(1, NUM_STEPS + 1))
+    assert_equal_weights(job.output, undisturbed)
+    assert_every_sample_once(job.output)
+
+
+def signalled_in_the_first_seconds(job: Job) -> None:
+    wait_for("the ranks", lambda: len(job.ranks()) == 2, said=job.said)
+    ask(job.env, "scancel", "--signal=USR2", job.number)
+
+
+def signalled_twice_while_a_checkpoint_is_written(job: Job) -> None:
+    def is_being_written() -> bool:
+        return any(job.output.glob("checkpoints/*.part-*"))
+
+    def is_frozen_in_the_middle() -> bool:
+        wait_for("a checkpoint being written", is_being_written, said=job.said)
+        pid = job.ranks()[0]
+        os.kill(pid, signal.SIGSTOP)
+        if is_being_written():
+            return True
+        os.kill(pid, signal.SIGCONT)
+        return False
+
+    wait_for("rank 0 frozen while it writes", is_frozen_in_the_middle, said=job.said)
+    with job.frozen() as pids:
+        for name, number in (("USR2", signal.SIGUSR2), ("TERM", signal.SIGTERM)):
+            ask(job.env, "scancel", f"--signal={name}", job.number)
+            wait_for(name, lambda number=number: all(has_pending(p, number) for p in pids.values()), said=job.said)  # type: ignore[misc]
+
+
+def preempted(job: Job) -> None:
+    node = job.node_of(1)
+    command = ["sbatch", "--parsable", "--partition=urgent", "--exclusive", f"--nodelist={node}", "--output=/dev/null"]
+    urgent = ask(job.env, *command, "--wrap=sleep 1")
+    state = ("squeue", "-h", "-t", "all", "-j", urgent, "-o", "%T")
+    wait_for("the end of the urgent job", lambda: ask(job.env, *state) == "COMPLETED", said=job.said)
+
+
+def requeued_by_hand(job: Job) -> None:
+    ask(job.env, "scontrol", "requeue", job.number)
+
+
+def robbed_of_a_rank(job: Job) -> None:
+    os.kill(job.ranks()[1], signal.SIGKILL)
+
+
+def warned_of_its_time_limit(job: Job) -> None:
+    # Slurm looks at limits every half minute. It may have warned before the ranks were frozen.
+    with job.frozen() as pids:
+        wait_for(
+            "the warning",
+            lambda: all(is_gone(pid) or has_pending(pid, signal.SIGUSR2) for pid in pids.values()),
+            said=job.said,
+        )
+
+
+def by_slip_launch(story: Story) -> Job:
+    """From a checkout that is gone soon after."""
+    checkout, name = story.folder / "checkout", "launched"
+    for part in ("pipeline", "slip", "slurm"):
+        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "slip", "launch", *story.train, "--output", str(story.folder / name)]
+    command += ["--name", name, "--nodes=2", "--tasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1"]
+    env = story.env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(command, cwd=story.folder, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(checkout)
+    number = json.loads((story.folder / f"launches/{name}/launch.json").read_text())["submissions"][0]["jobs"][0]
+    log = story.folder / f"launches/{name}/logs/{number}_0_log.out"
+    return Job(number=number, output=story.folder / name, log=log, env=story.env)
+
+
+def test_launched_in_three_ways(story: Story) -> None:
+    """Two nodes of two ranks: equal weights, also where the job of one is requeued in between."""
+    launched = by_slip_launch(story)
+    launched.wait_until_trained(1, APART)
+    ask(story.env, "scancel", "--signal=USR2", launched.number)
+    launched.wait_for_start(2)
+    assert launched.wait_for_end() == "COMPLETED", launched.said()
+    assert launched.trained == 2
+    options = ["--nodes=2", "--gpus-per-node=2", "--mincpus=2"]
+    batch = submit(story.env, story.folder, "batch", story.train, options=options)
+    assert batch.wait_for_end() == "COMPLETED", batch.said()
+    assert batch.starts == 1
+    by_hand = by_torchrun(story, "torchrun", 2, 2)
+    assert_equal_weights(launched.output, by_hand)
+    assert_equal_weights(batch.output, by_hand)
+    assert_every_sample_once(launched.output)
+
+
+def test_stopped_in_every_way(story: Story, undisturbed: Path) -> None:
+    options = ["--nodes=2", *CPUS, "--signal=USR2@30"]
+    job = submit(story.env, story.folder, "stopped", story.train, options=options)
+    signalled_in_the_first_seconds(job)
+    job.wait_for_start(2)
+    trained, starts = job.trained, 2
+    happenings = [signalled_twice_while_a_checkpoint_is_written, preempted, requeued_by_hand, robbed_of_a_rank]
+    for number, happens in enumerate(happenings, 1):
+        job.wait_until_trained(trained + number, APART * number)
+        happens(job)
+        starts += 1
+        job.wait_for_start(starts)
+    # Twice, as the job keeps its limit when it begins again.
+    ask(job.env, "scontrol", "update", f"jobid={job.number}", "timelimit=1")
+    for number in (len(happenings) + 1, len(happenings) + 2):
+        wait_for("training", lambda number=number: job.trained == trained + number, said=job.said)  # type: ignore[misc]
+        warned_of_its_time_limit(job)
+        starts += 1
+        job.wait_for_start(starts)
+    ask(job.env, "scontrol", "update", f"jobid={job.number}", "timelimit=60")
+    assert_as_if_undisturbed(job, undisturbed)
+    assert job.starts == starts
+    assert "rank 1" in job.said() or "task 1" in job.said(), "who was killed is named"
+
+
+def test_nodes_are_lost(story: Story, undisturbed: Path) -> None:
+    options = ["--nodes=2", *CPUS]
+    job = submit(story.env, story.folder, "robbed of nodes", story.train, options=options)
+    lost = []
+    try:
+        for number, rank in ((1, 1), (2, 0)):  # first a node like any other, then that of rank 0 and the batch script
+            job.wait_until_trained(number, APART * number)
+            lost.append(job.node_of(rank))
+            cluster(job.env, "kill-node", lost[-1])
+            job.wait_for_start(number + 1)
+        assert_as_if_undisturbed(job, undisturbed)
+    finally:
+        for node in lost:
+            cluster(job.env, "start-node", node)
+
+
+def test_going_on_with_fewer_nodes(story: Story, undisturbed: Path) -> None:
+    away = ["nodename=node[3-4]", "reason=test"]
+    ask(story.env, "scontrol", "update", *away, "state=drain")
+    lost = ""
+    try:
+        options = ["--nodes=1-2", "--gpus-per-node=2", "--mincpus=2"]
+        job = submit(story.env, story.folder, "fewer", story.train, options=options)
+        job.wait_until_trained(1, APART)
+        lost = job.node_of(3)
+        cluster(job.env, "kill-node", lost)
+        assert job.wait_for_end() == "COMPLETED", job.said()
+    finally:
+        ask(story.env, "scontrol", "update", *away[:1], "state=resume")
+        if lost:
+            cluster(story.env, "start-node", lost)
+    assert "nodes: 2, ranks on each: 2" in job.said()
+    assert "nodes: 1, ranks on each: 2" in job.said()
+    assert losses(job.output) == pytest.approx(losses(undisturbed), rel=1e-3)
+    assert_every_sample_once(job.output)
+
+
+def test_a_job_that_fails_twice_in_one_step_ends(story: Story) -> None:
+    """One of its shards is not there."""
+    shards = story.folder / "incomplete"
+    manifest = write_shards(shards, [9, 5, 10])
+    (shards / "00001.tar").unlink()
+    train = [*story.train, "--data.manifest", manifest]
+    job = submit(story.env, story.folder, "failing", train, options=["--nodes=1", *CPUS])
+    assert job.wait_for_end() == "FAILED", job.said()
+    assert job.starts == 2
+    assert "00001.tar" in job.said()
+    assert "had failed there before; the job ends" in job.said()
+    assert len((job.output / "failures.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_cancelled_job_stays_away(story: Story) -> None:
+    job = submit(story.env, story.folder, "cancelled", story.train, options=["--nodes=1", *CPUS])
+    wait_for("the rank", lambda: len(job.ranks()) == 1, said=job.said)
+    ask(job.env, "scancel", job.number)
+    assert job.wait_for_end() == "CANCELLED"
+    assert job.starts == 1
