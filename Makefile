@@ -1,6 +1,6 @@
 # The two commands a newcomer needs; both set up what they need and may be run again.
 #   make demo   build the embedded sample, train a tiny SLIP on it, print its zero-shot accuracy
-#   make test   format, lint, types, and every test, two at a time; make test PYTEST_ARGS=   one at a time
+#   make test   format, lint, types, and every test, three at a time; make test PYTEST_ARGS=   one at a time
 # PYTHON=python3.12 make demo   chooses the interpreter; CONSTRAINTS= make demo   takes the newest torch (a CUDA build)
 
 PYTHON ?= python3
@@ -8,8 +8,8 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := pyproject.toml constraints-cpu.txt Makefile $(wildcard slip/data/*.c slip/data/*.h)
-# How tests are shared out: tests/conftest.py.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# How tests are shared out: tests/conftest.py. Three on two cores: those on the cluster mostly wait.
+PYTEST_ARGS ?= -n 3 --dist loadfile
 
 .PHONY: demo test lint
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from slip.config import ModelConfig
 from slip.models.shapes import IMAGE_SHAPES
-from slip.torchvision_compat import import_torchvision
+from slip.torchvision_compat import import_timm
 
 # timm imports torchvision.
-import_torchvision()
+import_timm()
 from timm.layers.pos_embed import resample_abs_pos_embed  # noqa: E402
 from timm.models import checkpoint_seq  # noqa: E402
 from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402

@@ -5,6 +5,7 @@ Launched in three ways; signalled, preempted, requeued, cut by their time limit;
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -180,22 +181,45 @@ def by_slip_launch(story: Story) -> Job:
     return Job(number=number, output=story.folder / name, log=log, env=story.env)
 
 
+def slip(story: Story, *words: str) -> str:
+    """What a verb prints, called where launches were made."""
+    command, env = [sys.executable, "-m", "slip", *words], story.env | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=story.folder, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_launched_in_three_ways(story: Story) -> None:
     """Two nodes of two ranks: equal weights, also where the job of one is requeued in between."""
-    launched = by_slip_launch(story)
-    launched.wait_until_trained(1, APART)
+    few = dataclasses.replace(story, train=[*story.train, "--max-steps", str(2 * APART)])
+    launched = by_slip_launch(few)
+    launched.wait_until_trained(1, 1)
     ask(story.env, "scancel", "--signal=USR2", launched.number)
     launched.wait_for_start(2)
     assert launched.wait_for_end() == "COMPLETED", launched.said()
     assert launched.trained == 2
     options = ["--nodes=2", "--gpus-per-node=2", "--mincpus=2"]
-    batch = submit(story.env, story.folder, "batch", story.train, options=options)
+    batch = submit(story.env, story.folder, "batch", few.train, options=options)
     assert batch.wait_for_end() == "COMPLETED", batch.said()
     assert batch.starts == 1
-    by_hand = by_torchrun(story, "torchrun", 2, 2)
+    by_hand = by_torchrun(few, "torchrun", 2, 2)
     assert_equal_weights(launched.output, by_hand)
     assert_equal_weights(batch.output, by_hand)
-    assert_every_sample_once(launched.output)
+    status = slip(story, "launch", "status", "launched")
+    assert f"{2 * APART}/" in status
+    assert "COMPLETED" in status, "as accounting says"
+    assert slip(story, "launch", "logs", "launched").count("MFU is the share of") == 2
+
+
+def test_the_doctor_looks_at_two_nodes(story: Story) -> None:
+    command = ["srun", "--nodes=2", "--ntasks-per-node=1", sys.executable, "-m", "slip", "doctor"]
+    command += ["--manifest", story.train[2], "--output", str(story.folder / "healthy"), "--write-mb=8", "--read-mb=1"]
+    env = story.env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=story.folder, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 nodes" in done.stdout
+    assert "0 BAD" in done.stdout
+    assert list((story.folder / "healthy").rglob("*.*")) == []
 
 
 def test_stopped_in_every_way(story: Story, undisturbed: Path) -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from slip import train
-from slip.torchvision_compat import import_torchvision
+from slip.torchvision_compat import import_timm
 
-import_torchvision()
+import_timm()
 for _name in ("timm.models.vision_transformer", "torch.utils.tensorboard", "slip.loop"):
     importlib.import_module(_name)
 

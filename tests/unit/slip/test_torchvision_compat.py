@@ -10,9 +10,14 @@ import pytest
 from slip import torchvision_compat
 
 _FRESH = """
-from slip.torchvision_compat import import_torchvision
+import sys
+from slip.torchvision_compat import import_timm, import_torchvision
 first = import_torchvision()
 assert import_torchvision() is first
+timm = import_timm()
+assert import_timm() is timm
+assert not any(name.split(".")[0] == "wandb" for name in sys.modules)
+import wandb
 import torchvision.transforms.v2
 import timm.models.vision_transformer
 assert torchvision is first
