@@ -40,7 +40,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
 def commit_of(checkout: Path) -> str | None:
-    """The commit a git checkout is at, read from its files; None where there is no checkout."""
+    """The commit a git checkout is at, read from its files; None where there is no checkout.
+
+    The copy of the code that `slip launch` makes has a file COMMIT instead.
+    """
 
     def text(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
@@ -50,7 +53,7 @@ def commit_of(checkout: Path) -> str | None:
         if git.is_file():  # a worktree or submodule says there where its files are
             git = checkout / text(git).removeprefix("gitdir: ")
         common = git / (text(git / "commondir") or ".")
-        head = text(git / "HEAD")
+        head = text(git / "HEAD") or text(checkout / "COMMIT").partition(" ")[0]
         if head.startswith("ref: "):
             ref = head.removeprefix("ref: ")
             packed = (line.split(" ") for line in text(common / "packed-refs").splitlines())

@@ -13,9 +13,9 @@ import torch
 
 from slip.gpu_peaks import PEAKS
 
-_MEASURED_S = 0.3
+_MEASURED_S = 0.15
 # One product this long hides what starting it costs; larger matrices than these bring no more.
-_PRODUCT_S = 0.02
+_PRODUCT_S = 0.01
 _SMALLEST, _LARGEST = 512, 8192
 _TERA = 1e12
 
@@ -65,7 +65,7 @@ def _product_s(size: int, device: torch.device, dtype: torch.dtype, *, limit_s: 
 
 
 def measured_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
-    """FLOP/s of the best of some large matrix products, half a second or so; on a CPU with the threads torch has."""
+    """FLOP/s of the best of some large matrix products, tried for a moment; on a CPU with the threads torch has."""
     size = _SMALLEST
     while size < _LARGEST and _product_s(size, device, dtype, limit_s=0.0) < _PRODUCT_S:
         size *= 2

@@ -134,7 +134,7 @@ def _repeated_by(run: str) -> float:
         raise InputError(f"{url}: expected the settings of a run ({error!r:.200}); give the MFU with --mfu") from error
 
 
-def _count_samples(config: PlanConfig, name: str) -> tuple[int, str]:
+def count_samples(config: PlanConfig, name: str) -> tuple[int, str]:
     """Samples of the data set, and where the number is from."""
     data = config.run.data
     if config.samples is not None:
@@ -153,7 +153,7 @@ def _count_samples(config: PlanConfig, name: str) -> tuple[int, str]:
 
 def plan(config: PlanConfig, name: str) -> str:
     """Do all of it; what to print."""
-    samples, source = _count_samples(config, name)
+    samples, source = count_samples(config, name)
     mfu, mfu_source = config.mfu, "assumed"
     if config.measured is not None:
         found, repeated = read_measured(config.measured), _repeated_by(config.measured)

@@ -37,7 +37,8 @@ MOST_BLIND_RESTARTS = 5
 _SETTINGS = 2
 # 128 + number is how shells, srun among them, report a process that was ended by a signal.
 _ENDED_BY_STOP_SIGNAL = {128 + signal.SIGTERM, 128 + signal.SIGUSR2}
-_RUNNING = {"RUNNING", ""}
+# "" when Slurm did not answer; SIGNALING while it hands on a signal, as the one before the time limit.
+_RUNNING = {"", "RUNNING", "SIGNALING", "CONFIGURING", "RESIZING", "STOPPED", "SUSPENDED"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pipeline.errors import ConfigError
 from slip.launch.runs import Run
 from slip.launch.settings import LaunchConfig
-from slip.plan_command import PlanConfig, _count_samples
+from slip.plan_command import PlanConfig, count_samples
 from slip.run_plan import GPUS, make_plan
 
 
@@ -20,7 +20,7 @@ def _number(value: float) -> str:
 
 def _gpu_hours(config: LaunchConfig, run: Run, gpus: int) -> float:
     asked = PlanConfig(gpus=gpus, gpu=config.gpu, mfu=config.mfu, run=run.config)
-    samples, _ = _count_samples(asked, run.recipe)
+    samples, _ = count_samples(asked, run.recipe)
     gpu = GPUS[config.gpu.lower()]
     length = run.config.model.context_length
     plan = make_plan(run.config, gpu, gpus, epoch_samples=samples, mfu=config.mfu, text_length=length)

@@ -27,12 +27,19 @@ def ask(env: dict[str, str], *command: str) -> str:
     return done.stdout.strip()
 
 
-def wait_for(what: str, is_so: Callable[[], bool], *, said: Callable[[], str], seconds: float = PATIENCE_S) -> None:
+def wait_for(
+    what: str,
+    is_so: Callable[[], bool],
+    *,
+    said: Callable[[], str],
+    seconds: float = PATIENCE_S,
+    pause_s: float = 0.05,
+) -> None:
     """Until it is so; `said` tells what to show when that takes too long."""
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}\n{said()}"
-        time.sleep(0.05)
+        time.sleep(pause_s)
 
 
 def _environment(pid: int) -> dict[str, str]:
@@ -111,7 +118,7 @@ class Job:
         """Until training has begun so often and has done so many steps."""
 
         def is_so() -> bool:
-            assert self.fact("JobState") not in {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"}, self.said()
+            assert not self.said().rstrip().endswith((": done", "does not begin again", "the job ends")), self.said()
             return self.trained == times and self.step >= step
 
         wait_for(f"training begun {times} times, step {step}", is_so, said=self.said)
@@ -123,7 +130,7 @@ class Job:
     def wait_for_end(self) -> str:
         """Slurm's word for how it ended."""
         working = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "PREEMPTED", "NODE_FAIL"}
-        wait_for("the end", lambda: self.fact("JobState") not in working, said=self.said)
+        wait_for("the end", lambda: self.fact("JobState") not in working, said=self.said, pause_s=0.5)
         return self.fact("JobState")
 
     @contextmanager

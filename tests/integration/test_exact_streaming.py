@@ -142,7 +142,7 @@ def test_twenty_kills_and_changing_world_sizes_use_every_sample_once_in_both_epo
             ranks[-1].kill()
             time.sleep(0.05)
         kill_all(ranks)
-    command = train_command(manifest_url, output)
+    command = train_command(manifest_url, output, "--checkpoint-every", "50")
     with log.open("ab") as file:
         last = [subprocess.Popen(command, cwd=ROOT, env=env, stderr=file) for env in rank_envs(2, faulty_env)]
     assert [process.wait(400) for process in last] == [0, 0], log.read_text()[-5000:]

@@ -15,7 +15,7 @@ from tests.integration.test_exact_streaming import newest_step, rank_envs
 from tests.integration.warm_ranks import start_warm
 from tests.tiny_data import write_shards
 
-NUM_STEPS = 120
+NUM_STEPS = 90
 KILLS = 5
 
 
@@ -23,8 +23,8 @@ def arguments(manifest: str, output: Path) -> list[str]:
     words = ["demo", "--data.manifest", manifest, "--eval.zeroshot", "None", "--output", str(output)]
     words += ["--model.image-size", "16", "--model.context-length", "8", "--model.ssl-hidden", "16"]
     words += ["--objective.ssl", "simclr", "byol", "mim", "--optim.global-batch", "8", "--optim.micro-batch", "3"]
-    words += ["--optim.epochs", "40", "--optim.lr", "1e-4", "--model.drop-path", "0.1", "--ema-decay", "0.9"]
-    words += ["--data.workers", "1", "--data.shuffle-window", "4", "--log-every", "1", "--checkpoint-every", "3"]
+    words += ["--optim.epochs", "30", "--optim.lr", "1e-4", "--model.drop-path", "0.1", "--ema-decay", "0.9"]
+    words += ["--data.workers", "1", "--data.shuffle-window", "4", "--log-every", "1", "--checkpoint-every", "5"]
     return [*words, "--keep-checkpoints", "2", "--precision", "fp32"]
 
 

@@ -24,7 +24,7 @@ from tests.integration.slurm_jobs import Job, ask, cluster, has_pending, is_gone
 from tests.tiny_data import write_shards
 
 ROOT = Path(__file__).resolve().parents[2]
-NUM_STEPS = 100
+NUM_STEPS = 90
 # What happens in the story of many stops, happens about every so many steps.
 APART = 12
 # One rank on each node.
@@ -46,19 +46,10 @@ def story(slurm_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     manifest = write_shards(folder / "shards", [9, 5, 10])
     train = ["demo", "--data.manifest", manifest, "--eval.zeroshot", "None", "--model.image-size", "16"]
     train += ["--model.context-length", "8", "--model.ssl-hidden", "16", "--optim.global-batch", "8"]
-    train += [
-        "--max-steps",
-        str(NUM_STEPS),
-        "--optim.epochs",
-        "34",
-        "--optim.lr",
-        "1e-4",
-        "--optim.eps",
-        "1e-4",
-        "--data.workers",
-        "1",
-    ]
-    train += ["--data.shuffle-window", "4", "--log-every", "1", "--checkpoint-every", "10", "--precision", "fp32"]
+    train += ["--max-steps", str(NUM_STEPS), "--optim.epochs", "34", "--optim.lr", "1e-4", "--optim.eps", "1e-4"]
+    train += ["--data.workers", "1", "--data.shuffle-window", "4", "--log-every", "1", "--checkpoint-every", "10"]
+    # Without a text tower a step takes a quarter; what happens to jobs is the same.
+    train += ["--precision", "fp32", "--objective.name", "simclr"]
     return Story(folder=folder, env=slurm_env, train=[*train, "--ledger"])
 
 
@@ -191,7 +182,9 @@ def slip(story: Story, *words: str) -> str:
 
 def test_launched_in_three_ways(story: Story) -> None:
     """Two nodes of two ranks: equal weights, also where the job of one is requeued in between."""
-    few = dataclasses.replace(story, train=[*story.train, "--max-steps", str(2 * APART)])
+    steps = 16
+    train = [*story.train, "--objective.name", "slip", "--max-steps", str(steps), "--checkpoint-every", "16"]
+    few = dataclasses.replace(story, train=train)
     launched = by_slip_launch(few)
     launched.wait_until_trained(1, 1)
     ask(story.env, "scancel", "--signal=USR2", launched.number)
@@ -206,7 +199,7 @@ def test_launched_in_three_ways(story: Story) -> None:
     assert_equal_weights(launched.output, by_hand)
     assert_equal_weights(batch.output, by_hand)
     status = slip(story, "launch", "status", "launched")
-    assert f"{2 * APART}/" in status
+    assert f"{steps}/" in status
     assert "COMPLETED" in status, "as accounting says"
     assert slip(story, "launch", "logs", "launched").count("MFU is the share of") == 2
 
@@ -235,52 +228,40 @@ def test_stopped_in_every_way(story: Story, undisturbed: Path) -> None:
         starts += 1
         job.wait_for_start(starts)
     # Twice, as the job keeps its limit when it begins again.
-    ask(job.env, "scontrol", "update", f"jobid={job.number}", "timelimit=1")
+    limit = ("scontrol", "update", f"jobid={job.number}")
+    ask(job.env, *limit, "timelimit=1")
     for number in (len(happenings) + 1, len(happenings) + 2):
         wait_for("training", lambda number=number: job.trained == trained + number, said=job.said)  # type: ignore[misc]
         warned_of_its_time_limit(job)
+        if number == len(happenings) + 2:
+            ask(job.env, *limit, "timelimit=60")
         starts += 1
         job.wait_for_start(starts)
-    ask(job.env, "scontrol", "update", f"jobid={job.number}", "timelimit=60")
     assert_as_if_undisturbed(job, undisturbed)
     assert job.starts == starts
     assert "rank 1" in job.said() or "task 1" in job.said(), "who was killed is named"
 
 
-def test_nodes_are_lost(story: Story, undisturbed: Path) -> None:
-    options = ["--nodes=2", *CPUS]
-    job = submit(story.env, story.folder, "robbed of nodes", story.train, options=options)
+def test_nodes_are_lost_until_there_are_fewer_than_the_job_had(story: Story, undisturbed: Path) -> None:
+    job = submit(story.env, story.folder, "robbed of nodes", story.train, options=["--nodes=1-2", *CPUS])
     lost = []
     try:
-        for number, rank in ((1, 1), (2, 0)):  # first a node like any other, then that of rank 0 and the batch script
+        # First a node like any other, then that of rank 0 and the batch script, then one of the last two.
+        for number, rank in enumerate((1, 0, 1), 1):
             job.wait_until_trained(number, APART * number)
             lost.append(job.node_of(rank))
             cluster(job.env, "kill-node", lost[-1])
             job.wait_for_start(number + 1)
-        assert_as_if_undisturbed(job, undisturbed)
+        assert job.wait_for_end() == "COMPLETED", job.said()
     finally:
         for node in lost:
             cluster(job.env, "start-node", node)
-
-
-def test_going_on_with_fewer_nodes(story: Story, undisturbed: Path) -> None:
-    away = ["nodename=node[3-4]", "reason=test"]
-    ask(story.env, "scontrol", "update", *away, "state=drain")
-    lost = ""
-    try:
-        options = ["--nodes=1-2", "--gpus-per-node=2", "--mincpus=2"]
-        job = submit(story.env, story.folder, "fewer", story.train, options=options)
-        job.wait_until_trained(1, APART)
-        lost = job.node_of(3)
-        cluster(job.env, "kill-node", lost)
-        assert job.wait_for_end() == "COMPLETED", job.said()
-    finally:
-        ask(story.env, "scontrol", "update", *away[:1], "state=resume")
-        if lost:
-            cluster(story.env, "start-node", lost)
-    assert "nodes: 2, ranks on each: 2" in job.said()
-    assert "nodes: 1, ranks on each: 2" in job.said()
-    assert losses(job.output) == pytest.approx(losses(undisturbed), rel=1e-3)
+    assert job.said().count("nodes: 2, ranks on each: 1") == 3
+    assert job.said().count("nodes: 1, ranks on each: 1") == 1
+    found, expected = losses(job.output), losses(undisturbed)
+    assert found == pytest.approx(expected, rel=1e-3)
+    # On as many ranks as before to the last bit.
+    assert [found[step] for step in range(1, 3 * APART)] == [expected[step] for step in range(1, 3 * APART)]
     assert_every_sample_once(job.output)
 
 

@@ -258,3 +258,6 @@ def test_the_commit_is_the_one_git_names(tmp_path: Path) -> None:
     assert checkpoint.commit_of(tmp_path / "a") == checkpoint.commit_of(tmp_path / "b") == commit
     git("checkout", "--detach")
     assert checkpoint.commit_of(tmp_path / "a") == commit
+    (tmp_path / "frozen").mkdir()
+    (tmp_path / "frozen" / "COMMIT").write_text(f"{commit} with changes\n")
+    assert checkpoint.commit_of(tmp_path / "frozen") == commit

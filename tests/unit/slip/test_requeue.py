@@ -50,6 +50,7 @@ def test_a_finished_job_ends() -> None:
 def test_a_stopped_job_begins_again(status: int) -> None:
     assert decided(status, before=(failure(12), failure(12))).again
     assert decided(status, step=None).again
+    assert decided(status, facts=JobFacts(state="SIGNALING")).again
     assert not decided(status, facts=JobFacts(state="COMPLETING")).again, "scancel, or requeued by hand"
     no_requeue = decided(status, facts=JobFacts(state="RUNNING", requeue=False))
     assert not no_requeue.again
