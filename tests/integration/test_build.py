@@ -20,6 +20,7 @@ import pytest
 import webdataset
 
 from pipeline.sample.sample import SamplePaths, make_sample
+from tests.thorough import times
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_ROWS = 500
@@ -181,7 +182,7 @@ def test_kill_9_and_rerun_give_the_same_bytes(
     assert contents(url, s3_env) == undisturbed[2], log
 
 
-def test_twenty_kills_at_random_moments(
+def test_kills_at_random_moments(
     start: Callable[[str, Path], subprocess.Popen[str]],
     undisturbed: tuple[str, Path, dict[str, str]],
     s3_bucket: str,
@@ -191,7 +192,8 @@ def test_twenty_kills_at_random_moments(
     """Builds are killed again and again, wherever they are; each one that gets through has the same bytes."""
     random_ = random.Random(20)
     kills = rounds = 0
-    while kills < 20:
+    wanted = times(20, 8)
+    while kills < wanted:
         rounds += 1
         url, work = f"{s3_bucket}/random-{rounds}", tmp_path / f"work-{rounds}"
         while True:
@@ -206,7 +208,7 @@ def test_twenty_kills_at_random_moments(
             else:
                 log = finish(build)
                 break
-            if kills >= 20:
+            if kills >= wanted:
                 log = finish(start(url, work))
                 break
         assert contents(url, s3_env) == undisturbed[2], log

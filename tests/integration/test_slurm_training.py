@@ -238,7 +238,7 @@ def test_stopped_in_every_way(story: Story, undisturbed: Path) -> None:
         starts += 1
         job.wait_for_start(starts)
     assert_as_if_undisturbed(job, undisturbed)
-    assert job.starts == starts
+    assert job.starts >= starts
     assert "rank 1" in job.said() or "task 1" in job.said(), "who was killed is named"
 
 
