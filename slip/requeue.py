@@ -131,7 +131,7 @@ def decide(
         why = f"the run {what}, and had failed there before; the job ends: find the reason in the log above"
         return Decision(again=False, failed=True, why=why)
     if sum(failure.checkpoint == checkpoint for failure in earlier) >= MOST_FAILURES - 1:
-        why = f"the run {what}, the {MOST_FAILURES}rd failure without a checkpoint in between; the job ends"
+        why = f"the run {what}, {MOST_FAILURES} times now without a checkpoint in between; the job ends"
         return Decision(again=False, failed=True, why=why)
     why = f"the run {what}; the job begins again from its newest checkpoint, and ends if it fails there once more"
     return Decision(again=True, failed=True, why=why)
