@@ -25,6 +25,13 @@ export SLIP_JOB_NOTE=${TMPDIR:-/tmp}/slip-job-$SLURM_JOB_ID.json
 rm -f "$SLIP_JOB_NOTE"
 
 srun() {
+    # Empty steps first, so that the step of the ranks has another number than in the seven starts before. When a rank
+    # fails, srun asks Slurm to end the others; where that takes longer than MessageTimeout (10 s, while KillWait is
+    # 30 s), slurmctld asks again every minute, and would end the step of that number of the job that has begun again.
+    local number
+    for ((number = 0; number < ${SLURM_RESTART_COUNT:-0} % 8; number++)); do
+        command srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task=1 "${site_srun[@]}" true || return
+    done
     # In the background, because bash waits for a command in the foreground before it heeds a signal: at the time limit
     # it would be killed first. One rank that fails ends all: the others would wait for it in a collective.
     command srun --kill-on-bad-exit=1 "${site_srun[@]}" "$@" &

@@ -136,6 +136,8 @@ def running_cluster() -> Iterator[dict[str, str]]:
         "SLURM_TEST_DIR": folder,
         "SLURM_TEST_ARRAY": "4",
         "SLURM_TEST_GPUS": "2",
+        # Between SIGTERM and SIGKILL a run writes a checkpoint, beside other tests.
+        "SLURM_TEST_KILLWAIT": "15",
         "SLURM_TEST_PORT": str(free_port(8)),
     }
     subprocess.run([cluster, "start"], env=env, check=True, timeout=120)

@@ -106,13 +106,17 @@ class Job:
                 if b"python" not in (folder / "cmdline").read_bytes():
                     continue
                 env = _environment(int(folder.name))
-                if env.get("SLURM_JOB_ID") == self.number and env.get("SLURM_STEP_ID") == "0":
+                if env.get("SLURM_JOB_ID") == self.number and "SLURM_STEP_ID" in env:
                     found[int(env["SLURM_PROCID"])] = int(folder.name)
         return found
 
     def node_of(self, rank: int) -> str:
         """Name of the node a rank is on."""
         return _environment(self.ranks()[rank])["SLURMD_NODENAME"]
+
+    def step_number(self) -> int:
+        """Slurm's number of the step that the ranks are."""
+        return int(_environment(self.ranks()[0])["SLURM_STEP_ID"])
 
     def wait_until_trained(self, times: int, step: int) -> None:
         """Until training has begun so often and has done so many steps."""

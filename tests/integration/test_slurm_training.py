@@ -221,13 +221,15 @@ def test_stopped_in_every_way(story: Story, undisturbed: Path) -> None:
     job = submit(story.env, story.folder, "stopped", story.train, options=options)
     signalled_in_the_first_seconds(job)
     job.wait_for_start(2)
-    trained, starts = job.trained, 2
+    trained, starts, numbers = job.trained, 2, [0]
     happenings = [signalled_twice_while_a_checkpoint_is_written, preempted, requeued_by_hand, robbed_of_a_rank]
     for number, happens in enumerate(happenings, 1):
         job.wait_until_trained(trained + number, APART * number)
+        numbers.append(job.step_number())
         happens(job)
         starts += 1
         job.wait_for_start(starts)
+    assert numbers == list(range(5)), "what Slurm does to the ranks of one start must not reach those of the next"
     # Twice, as the job keeps its limit when it begins again.
     limit = ("scontrol", "update", f"jobid={job.number}")
     ask(job.env, *limit, "timelimit=1")
