@@ -29,7 +29,7 @@ lint: $(VENV)/.installed-test
 # The stamps are written last, so that an interrupted installation is taken up again.
 $(VENV)/.installed-demo: $(SETUP)
 	$(MAKE) $(BIN)/python
-	$(BIN)/python -m pip install $(CONSTRAINTS) -e '.[build,eval,fast]'
+	$(BIN)/python -m pip install $(CONSTRAINTS) -e '.[build,fast]'
 	touch $@
 
 $(VENV)/.installed-test: $(SETUP)

@@ -28,6 +28,11 @@ VERBS: dict[str, Verb] = {
     ),
     "launch": Verb(module="slip.launch.command", help="train as Slurm jobs; launch status, logs, cancel"),
     "doctor": Verb(module="slip.doctor.command", help="check nodes, bucket, network and disks before a run"),
+    "export": Verb(
+        module="slip.interchange.command", help="write a trained model for open_clip, timm, safetensors or ONNX"
+    ),
+    "card": Verb(module="slip.pages.card_command", help="write a run's model card"),
+    "compare": Verb(module="slip.pages.compare_command", help="compare runs on one HTML page"),
     "index": Verb(
         module="slip.index_shards", help="make a manifest for WebDataset tars of others, by one pass over them"
     ),

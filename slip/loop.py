@@ -20,10 +20,12 @@ from slip.boards import view_grid, wandb_module
 from slip.checkpoint_writer import CheckpointWriter
 from slip.config import TrainConfig
 from slip.data.device_feed import DeviceFeed
-from slip.data.worker_count import cores_of_this_rank
 from slip.distributed import sum_over_ranks, take_waited_s
-from slip.evaluate.datasets import LabelledSet, open_labelled_set
-from slip.evaluate.zeroshot import ZeroshotResult, evaluate_zeroshot
+from slip.evaluate.catalogue import load_catalogue, open_set
+from slip.evaluate.labelled import LabelledSet
+from slip.evaluate.score import Score
+from slip.evaluate.settings import Reading
+from slip.evaluate.zeroshot import check_prompts, evaluate_zeroshot
 from slip.failures import too_damaged
 from slip.goodput import Goodput, lost_seconds, process_started
 from slip.job_note import NoteWriter
@@ -88,13 +90,18 @@ def _build(config: TrainConfig, world: World) -> Model:
     return model
 
 
-def _evaluate(labelled: LabelledSet, state: RunState, config: TrainConfig, world: World) -> ZeroshotResult:
+def _evaluate(labelled: LabelledSet, state: RunState, config: TrainConfig, world: World) -> Score:
     """Zero-shot accuracy of the weights, or of their average where the run keeps one."""
     averaged = state.average.in_place() if state.average is not None else nullcontext()
+    reading = Reading(batch=config.eval.batch)
     with averaged, _autocast(config, world):
-        return evaluate_zeroshot(
-            state.model, labelled, config.model, world=world, batch=config.eval.batch, workers=cores_of_this_rank()
-        )
+        score = evaluate_zeroshot(state.model, labelled, config.model, world=world, reading=reading, metric="accuracy")
+    logger.info(
+        "zero-shot on %s: top-1 %.1f %% (%d of %d pictures), top-5 %.1f %%; guessing among %d classes gives %.1f %%",
+        *(labelled.url, 100 * score.value, score.counts["top1"], score.pictures),
+        *(100 * score.counts["top5"] / score.pictures, score.classes, 100 / score.classes),
+    )
+    return score
 
 
 def _describe(config: TrainConfig, data: RunData, model: Model, world: World, last_step: int) -> None:
@@ -142,7 +149,10 @@ def _train(
     check_shared(config.output, world)
     if config.wandb is not None:
         wandb_module()
-    labelled = open_labelled_set(config.eval.zeroshot) if config.eval.zeroshot is not None else None
+    labelled = None
+    if config.eval.zeroshot is not None:
+        labelled = open_set(config.eval.zeroshot, load_catalogue())
+        check_prompts(labelled)
     needs = needs_of(config.objective, config.model)
     data = RunData(config, needs, world)
     global_batch = config.optim.global_batch
@@ -175,7 +185,7 @@ def _train(
         ahead=world.device.type == "cuda",
     )
     writer = CheckpointWriter(config.output, keep=config.keep_checkpoints)
-    zeroshot: ZeroshotResult | None = None
+    zeroshot: Score | None = None
     if state.step >= last_step:
         logger.info("this run is finished: %d of %d steps are done", state.step, last_step)
         zeroshot = _evaluate(labelled, state, config, world) if labelled is not None else None
@@ -217,8 +227,9 @@ def _train(
                 with goodput.spend("evaluation"):
                     zeroshot = _evaluate(labelled, state, config, world)
                     take_waited_s()
-                metrics.write({"step": step, "zeroshot/top1": zeroshot.top1, "zeroshot/top5": zeroshot.top5})
-                best = zeroshot.top1 if zeroshot.top1 > state.best else None
+                top5 = zeroshot.counts["top5"] / zeroshot.pictures
+                metrics.write({"step": step, "zeroshot/top1": zeroshot.value, "zeroshot/top5": top5})
+                best = zeroshot.value if zeroshot.value > state.best else None
 
             if step % config.checkpoint_every == 0 or step == last_step or stopped or best is not None:
                 state.best = max(state.best, best if best is not None else -1.0)
@@ -239,7 +250,7 @@ def _train(
                 "stopped by %s after step %d of %d; run the same command again to resume", why, state.step, last_step
             )
     logger.info("where the time went:\n%s", goodput.table())
-    step, top1 = state.step, zeroshot.top1 if zeroshot is not None else None
+    step, top1 = state.step, zeroshot.value if zeroshot is not None else None
     if step >= last_step:
         accuracy = f"; zero-shot accuracy {top1:.1%}" if top1 is not None else ""
         logger.info("done: %d steps, %d samples; %s%s", step, step * global_batch, config.output, accuracy)

@@ -1,49 +1,37 @@
-"""What an evaluation found: a table for people and plain data for programs; imports no torch.
+"""What an evaluation found, as records and as a JSON file that grows with every set; imports no torch.
 
-In: exact counts of each labelled set, or why a set could not be read. Out: text, and what goes into the JSON file.
+In: outcomes, a set and a protocol each. Out: the file's bytes, and outcomes again from such a file: the same command
+again skips what is in it, another one adds to it. How it looks to people is `slip.evaluate.table`'s and
+`slip.evaluate.page`'s part.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# 97.5 % of a normal distribution lie below: two-sided, 95 % are between.
-_Z95 = 1.959963984540054
+from pipeline import store
+from pipeline.errors import InputError
+from slip.evaluate.score import Score, from_data, to_data
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetScore:
-    """Counts over one labelled set, all of its pictures."""
-
-    url: str
-    classes: int
-    pictures: int
-    top1: int
-    """Pictures whose class came first."""
-    top5: int
-    """Pictures whose class was among the first five."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unread:
-    """A labelled set that could not be evaluated."""
-
-    url: str
-    error: str
-    """Why."""
+FORMAT = "slip evaluation 2"
+Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What was evaluated, and how."""
+    """What was evaluated."""
 
-    protocol: str
     checkpoint: str
     """URL of the file."""
+    weights_sha256: str
+    """Of names, shapes and values of the weights, wherever the file lies."""
     step: int
     """Optimizer steps the weights have behind them."""
     weights: str
@@ -53,71 +41,110 @@ class Subject:
     image_size: int
     precision: str
     """Arithmetic of the towers: bf16 or fp32."""
+    epochs: float | None
+    """Passes over the data that the run was to make, None where that is unknown."""
     versions: dict[str, str]
     """Of what evaluated."""
     trained_with: dict[str, str]
     """Versions of what trained."""
+    data: str = "YFCC15M"
+    """Which published data set the numbers beside it are of."""
 
 
-def wilson(right: int, total: int, z: float = _Z95) -> tuple[float, float]:
-    """Interval (0 to 1) of a share of which `right` of `total` were seen: (0, 10) -> (0.0, 0.278).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One protocol on one set: its scores, or why there are none."""
 
-    Wilson's score interval (E. B. Wilson, JASA 22, 1927): the shares that a score test at the level of `z` (two-sided,
-    95 %) does not reject. Unlike the share plus and minus its standard error it is sound near 0 and 1.
+    asked: str
+    """The protocol as it was asked for; "linear" gives scores of two."""
+    set: str
+    url: str
+    settings: dict[str, Any]
+    """What the scores depend on beside weights and pictures, as plain data."""
+    scores: tuple[Score, ...] = ()
+    error: str | None = None
+    missing: bool = False
+    """The set of a suite is not there: no error of anybody's."""
+
+    @property
+    def key(self) -> Key:
+        """What makes it the same one, measured again."""
+        return self.asked, self.set, self.url
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return bool(self.scores) and all(score.partial is None for score in self.scores)
+
+
+def merged(old: Iterable[Outcome], new: Iterable[Outcome]) -> list[Outcome]:
+    """All outcomes in the order in which they first came, new ones instead of old ones of the same key.
+
+    A new one without scores does not take away what an old one has.
     """
-    if not 0 <= right <= total or total < 1:
-        raise ValueError(f"{right} of {total} is no share")
-    share, square = right / total, z * z / total
-    centre = (share + square / 2) / (1 + square)
-    half = z / (1 + square) * math.sqrt(share * (1 - share) / total + square / (4 * total))
-    # Exact at both ends, where rounding would leave 1e-17 or go beyond.
-    return (0.0 if right == 0 else centre - half, 1.0 if right == total else centre + half)
+    found = {outcome.key: outcome for outcome in old}
+    for outcome in new:
+        if outcome.scores or not (outcome.key in found and found[outcome.key].scores):
+            found[outcome.key] = outcome
+    return list(found.values())
 
 
-def _names(urls: Sequence[str]) -> list[str]:
-    """Short names, whole URLs where short ones are the same: ["s3://b/cifar10", "x/food"] -> ["cifar10", "food"]."""
-    short = [url.rstrip("/").rpartition("/")[2] or url for url in urls]
-    return [name if short.count(name) == 1 else url for name, url in zip(short, urls, strict=True)]
+def to_json(subject: Subject, outcomes: Sequence[Outcome], outstanding: Sequence[Key] = ()) -> bytes:
+    """The file: a score a line; the same evaluation gives the same bytes.
 
-
-def _row(name: str, score: SetScore) -> list[str]:
-    low, high = wilson(score.top1, score.pictures)
-    shares = (score.top1 / score.pictures, score.top5 / score.pictures)
-    return [
-        *(name, f"{score.pictures:,}", f"{score.classes:,}", f"{shares[0]:.2%}"[:-1]),
-        *(f"{100 * low:.2f} to {100 * high:.2f}", f"{shares[1]:.2%}"[:-1], f"{100 / score.classes:.2f}"),
+    Args:
+        outstanding: what was asked for and is not done yet: while there is some, the file is partial.
+    """
+    head = {
+        "format": FORMAT,
+        **dataclasses.asdict(subject),
+        "partial": bool(outstanding),
+        "outstanding": [" ".join(key[:2]) for key in outstanding],
+    }
+    scores = [
+        {"asked": one.asked, "url": one.url, "settings": one.settings, **to_data(score)}
+        for one in outcomes
+        for score in one.scores
     ]
-
-
-def table(subject: Subject, results: Sequence[SetScore | Unread]) -> str:
-    """The results as text; sets that could not be read stand below with the reason."""
-    names = _names([result.url for result in results])
-    rows = [["set", "pictures", "classes", "top-1 %", "95 % interval", "top-5 %", "guessing %"]]
-    rows += [_row(name, result) for name, result in zip(names, results, strict=True) if isinstance(result, SetScore)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        f"{subject.protocol}: {subject.checkpoint}, step {subject.step}, weights: {subject.weights}; "
-        f"{subject.objective} with tower {subject.tower}, {subject.image_size} px, {subject.precision}"
+    failed = [
+        {"asked": one.asked, "set": one.set, "url": one.url, "error": one.error, "missing": one.missing}
+        for one in outcomes
+        if not one.scores
     ]
-    for first, *others in rows if len(rows) > 1 else []:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]))
-    lines += [
-        f"{name}: not evaluated: {result.error}"
-        for name, result in zip(names, results, strict=True)
-        if isinstance(result, Unread)
-    ]
-    return "\n".join(lines) + "\n"
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+    for name, rows in (("scores", scores), ("not_evaluated", failed)):
+        content = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+        lines.append(f' "{name}": [\n{content}\n ]' if rows else f' "{name}": []')
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
-def data(subject: Subject, results: Sequence[SetScore | Unread]) -> dict[str, Any]:
-    """The same as plain data, counts exact; the same evaluation gives the same data."""
-    sets = []
-    for result in results:
-        found = dataclasses.asdict(result)
-        if isinstance(result, SetScore):
-            found["top1_share"] = result.top1 / result.pictures
-            found["top5_share"] = result.top5 / result.pictures
-            found["top1_interval95"] = list(wilson(result.top1, result.pictures))
-        sets.append(found)
-    return {**dataclasses.asdict(subject), "sets": sets}
+def _outcomes(content: Mapping[str, Any], url: str) -> list[Outcome]:
+    found: dict[Key, Outcome] = {}
+    for row in content["scores"]:
+        one = Outcome(asked=row["asked"], set=row["set"], url=row["url"], settings=row["settings"])
+        before = found[one.key].scores if one.key in found else ()
+        found[one.key] = dataclasses.replace(one, scores=(*before, from_data(row, url)))
+    return list(found.values())
+
+
+def known_outcomes(url: str, subject: Subject) -> list[Outcome]:
+    """What the file at `url` has of the same weights in the same arithmetic; [] where there is no such file.
+
+    A file that is something else is an InputError: it would be written over.
+    """
+    if not store.exists(url):
+        return []
+    try:
+        content = json.loads(store.read_bytes(url))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']!r}")
+        same = all(content[name] == getattr(subject, name) for name in ("weights_sha256", "precision"))
+        found = _outcomes(content, url)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{url}: not a file of this slip evaluate ({error!r:.200}); remove it, or name another with --json"
+        ) from error
+    if not same:
+        logger.warning("%s is of other weights or in other arithmetic; its results are replaced", url)
+        return []
+    return found

@@ -1,7 +1,7 @@
 """A trained model out of a checkpoint, for whoever evaluates it: shape and weights, and no more of the run than that.
 
-In: a checkpoint's URL, or a run's. Out: the network with the weights or their average, on the CPU. The shape is that
-of the checkpoint's own settings: nobody has to name the recipe again.
+In: a checkpoint's URL, or a run's; a checkpoint of the published code is one too. Out: the network with the weights or
+their average, on the CPU. The shape is that of the checkpoint's own settings: nobody has to name the recipe again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pipeline import store
 from pipeline.errors import CheckpointError, ConfigError
 from slip import checkpoint
 from slip.config import ModelConfig, ObjectiveConfig, TrainConfig
+from slip.interchange.released import is_released, read_released
 from slip.models.model import Model
 from slip.models.registry import build_model
 
@@ -47,7 +48,13 @@ class Trained:
     precision: str
     """As the run was told: auto, bf16 or fp32."""
     step: int
+    """Optimizer steps done; 0 where a released checkpoint does not say."""
     versions: dict[str, str]
+    """Of what trained it; none of a released checkpoint."""
+    data_sha256: str | None
+    """What it was trained on, as its checkpoint says; None of a released one."""
+    epochs: float | None = None
+    """Passes over the data set, as a released checkpoint says; None of one of a run, whose settings say it."""
 
 
 def find(where: str) -> Found:
@@ -131,12 +138,41 @@ def _load_weights(model: Model, state: checkpoint.State, weights: Weights, url: 
         raise CheckpointError(f"{url}: its weights do not fit the settings it holds: {reason:.300}") from error
 
 
+def _load_released(url: str, weights: Weights | None) -> Trained:
+    """The network of a checkpoint of the published code."""
+    if weights == "average":
+        raise ConfigError(f"--weights average: {url} holds none (a released checkpoint); leave out --weights")
+    found = read_released(url)
+    model = build_model(found.model, found.objective)
+    try:
+        model.load_state_dict(found.tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{url}: its tensors are not those of a published {found.objective.name} {found.model.tower}: {reason:.300}"
+        ) from error
+    return Trained(
+        model=model.eval(),
+        config=found.model,
+        objective=found.objective,
+        weights="model",
+        has_average=False,
+        precision="auto",
+        step=found.step,
+        versions={},
+        data_sha256=None,
+        epochs=found.epochs,
+    )
+
+
 def load(url: str, weights: Weights | None) -> Trained:
-    """Read a checkpoint and build its network.
+    """Read a checkpoint, one of the published code too, and build its network.
 
     Args:
         weights: None takes the average where the run kept one, as training's own evaluation does.
     """
+    if is_released(url):
+        return _load_released(url, weights)
     state = checkpoint.load(url)
     if weights == "average" and state.ema is None:
         raise ConfigError(f"--weights average: {url} holds none (the run had --ema-decay 0); leave out --weights")
@@ -159,4 +195,5 @@ def load(url: str, weights: Weights | None) -> Trained:
         precision=precision,
         step=state.step,
         versions=state.versions,
+        data_sha256=state.data_sha256,
     )

@@ -1,144 +1,122 @@
 """Zero-shot classification: which class's prompts does a picture's embedding lie closest to?
 
-In: a model with both towers and a labelled set. Out: exact counts of right answers over all ranks.
+In: a network with both towers and a labelled set. Out: one Score from the answers of all ranks. The view is the
+published one: shorter side to the network's size, bilinear, then the middle square.
 
-Letters: B pictures of a batch, C classes, D width of the shared embedding, S side of a picture.
+Letters: N pictures, C classes, D width of the shared embedding.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.errors import InputError, ShardError
+from pipeline.errors import ConfigError, InputError
 from slip.config import ModelConfig
-from slip.data.augment import evaluation_view, normalise
-from slip.data.decode import decode_rgb
+from slip.data.augment import evaluation_view
 from slip.data.tokenizer import Tokenizer, cut_to_longest
-from slip.distributed import all_reduce_sum
-from slip.evaluate.datasets import LabelledPicture, LabelledSet, read_pictures
+from slip.evaluate.answers import Answers, answers, gathered_answers, score_of
+from slip.evaluate.encode import View, arithmetic, decode_picture, encode_with
+from slip.evaluate.labelled import LabelledSet
+from slip.evaluate.metrics import Metric
+from slip.evaluate.score import Score
+from slip.evaluate.settings import Reading
+from slip.evaluate.trained import Trained
 from slip.models.model import Model
 from slip.world import World
 
-logger = logging.getLogger(__name__)
+
+def published_view(size: int) -> View:
+    """The view for evaluation without training, of pictures decoded or not."""
+    return lambda picture: evaluation_view(decode_picture(picture), size)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ZeroshotResult:
-    """Counts over the whole data set."""
-
-    url: str
-    num_classes: int
-    num_pictures: int
-    num_top1: int
-    """Pictures whose class came first."""
-    num_top5: int
-    """Pictures whose class was among the first five (all classes when there are fewer)."""
-
-    @property
-    def top1(self) -> float:
-        """Share of pictures whose class came first."""
-        return self.num_top1 / self.num_pictures
-
-    @property
-    def top5(self) -> float:
-        """Share of pictures whose class was among the first five."""
-        return self.num_top5 / self.num_pictures
-
-    @property
-    def chance(self) -> float:
-        """`top1` of guessing."""
-        return 1 / self.num_classes
+def check_prompts(labelled: LabelledSet) -> None:
+    """InputError where a set cannot be classified without training."""
+    if not labelled.templates:
+        raise InputError(f"{labelled.url}: no prompts are known for it; add templates to the set or to the catalogue")
 
 
-def class_weights(
-    model: Model, labelled: LabelledSet, tokenizer: Tokenizer, *, batch: int, device: torch.device
-) -> Tensor:
-    """One unit vector per class: the mean of its normalised prompt embeddings, normalised again; (C, D)."""
-    prompts = [prompt for classname in labelled.classnames for prompt in labelled.prompts(classname)]
-    tokens = cut_to_longest(tokenizer(prompts))
+def prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """All prompts of one class: ["boat", "ship"], ["a {c}."] -> ["a boat.", "a ship."]."""
+    return [template.replace("{c}", name) for template in templates for name in names]
+
+
+def embed_texts(model: Model, texts: Sequence[str], context_length: int, *, batch: int, device: torch.device) -> Tensor:
+    """Unit vectors of texts, (N, D) float32 on the device."""
+    tokens = cut_to_longest(Tokenizer(context_length)(texts))
     chunks = [
         model.encode_text(torch.from_numpy(tokens[first : first + batch]).to(device)).float()
         for first in range(0, len(tokens), batch)
     ]
-    embeddings = F.normalize(torch.cat(chunks), dim=-1)
-    per_class = embeddings.view(len(labelled.classnames), len(labelled.templates), -1)
-    return F.normalize(per_class.mean(dim=1), dim=-1)
+    return F.normalize(torch.cat(chunks), dim=-1)
 
 
-def count_right(image_BD: Tensor, weights_CD: Tensor, labels_B: Tensor) -> Tensor:
-    """How many pictures have their class first, and among the first five: (2,) float64 (sums stay exact)."""
+def class_weights(
+    model: Model, labelled: LabelledSet, context_length: int, *, batch: int, device: torch.device
+) -> Tensor:
+    """One unit vector per class: the mean of the unit vectors of its prompts, to length 1 again; (C, D).
+
+    The prompts of a class are all its names in all templates (several names a class are pooled, as published).
+    """
+    of_class = [prompts(names, labelled.templates) for names in labelled.classnames]
+    texts = [text for found in of_class for text in found]
+    embeddings = embed_texts(model, texts, context_length, batch=batch, device=device)
+    means = [part.mean(dim=0) for part in torch.split(embeddings, [len(found) for found in of_class])]
+    return F.normalize(torch.stack(means), dim=-1)
+
+
+def _answers(model: Model, labelled: LabelledSet, config: ModelConfig, world: World, reading: Reading) -> Answers:
+    """Answers about all pictures of the test split, in the arithmetic that is switched on."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            weights_CD = class_weights(
+                model, labelled, config.context_length, batch=reading.batch, device=world.device
+            ).cpu()
+    finally:
+        model.train(was_training)
+    found = encode_with(
+        model,
+        labelled.splits["test"],
+        world=world,
+        view=published_view(config.image_size),
+        batch=reading.batch,
+        workers=reading.threads(),
+        what="embedding",
+    )
     # Under autocast the product would be rounded to bf16, which makes ties where there are none.
-    with torch.autocast(image_BD.device.type, enabled=False):
-        logits_BC = F.normalize(image_BD.float(), dim=-1) @ weights_CD.T
-    first = logits_BC.topk(min(5, logits_BC.shape[1]), dim=1).indices
-    hits = first == labels_B[:, None]
-    return torch.stack([hits[:, 0].sum(), hits.any(dim=1).sum()]).double()
-
-
-def _decoded(pictures: Sequence[LabelledPicture], size: int, pool: ThreadPoolExecutor) -> Tensor:
-    """The evaluation views of some pictures, (B, 3, S, S) uint8."""
-
-    def view(picture: LabelledPicture) -> Tensor:
-        try:
-            return torch.from_numpy(evaluation_view(decode_rgb(picture.image), size).copy())
-        except ShardError as error:
-            raise InputError(f"{picture.name}: {error}; replace the picture or take it out of the data set") from error
-
-    return torch.stack(list(pool.map(view, pictures))).permute(0, 3, 1, 2)
-
-
-def _batches(pictures: Iterator[LabelledPicture], batch: int) -> Iterator[list[LabelledPicture]]:
-    while chunk := list(islice(pictures, batch)):
-        yield chunk
+    with torch.autocast("cpu", enabled=False):
+        images_ND = F.normalize(found.values_NW, dim=-1) if len(found.values_NW) else weights_CD[:0]
+        return gathered_answers(answers(images_ND @ weights_CD.T, found.labels_N, found.numbers_N))
 
 
 def evaluate_zeroshot(
-    model: Model, labelled: LabelledSet, config: ModelConfig, *, world: World, batch: int, workers: int
-) -> ZeroshotResult:
-    """Classify every picture of a labelled set; all ranks must call it and all get the same result.
+    model: Model, labelled: LabelledSet, config: ModelConfig, *, world: World, reading: Reading, metric: Metric | None
+) -> Score:
+    """Classify every picture of the test split; all ranks must call it and all get the same Score.
 
     Args:
         model: any model with a text tower, not wrapped in DDP; it is left in the mode it came in. Call inside
             `torch.autocast` to evaluate in lower precision.
-        batch: pictures (and prompts) per forward pass.
-        workers: threads that decode.
+        metric: None is the one that the paper gives for the set.
     """
-    was_training = model.training
-    model.eval()
-    counts = torch.zeros(3, dtype=torch.float64, device=world.device)
-    try:
-        with torch.inference_mode(), ThreadPoolExecutor(workers) as pool:
-            tokenizer = Tokenizer(config.context_length)
-            weights_CD = class_weights(model, labelled, tokenizer, batch=batch, device=world.device)
-            pictures = read_pictures(labelled, rank=world.rank, world_size=world.world_size)
-            for chunk in _batches(pictures, batch):
-                views = normalise(_decoded(chunk, config.image_size, pool).to(world.device))
-                labels_B = torch.tensor([picture.label for picture in chunk], device=world.device)
-                counts[1:] += count_right(model.encode_image(views), weights_CD, labels_B)
-                counts[0] += len(chunk)
-            num_pictures, num_top1, num_top5 = (int(count) for count in all_reduce_sum(counts).tolist())
-    finally:
-        model.train(was_training)
-    if num_pictures == 0:
-        raise InputError(f"{labelled.url}: no pictures in its {labelled.num_shards} shards under test/")
-    result = ZeroshotResult(
-        url=labelled.url,
-        num_classes=len(labelled.classnames),
-        num_pictures=num_pictures,
-        num_top1=num_top1,
-        num_top5=num_top5,
-    )
-    logger.info(
-        "zero-shot on %s: top-1 %.1f %% (%d of %d pictures), top-5 %.1f %%; guessing among %d classes gives %.1f %%",
-        *(result.url, 100 * result.top1, num_top1, num_pictures),
-        *(100 * result.top5, result.num_classes, 100 * result.chance),
-    )
-    return result
+    check_prompts(labelled)
+    found = _answers(model, labelled, config, world, reading)
+    detail = {"prompts": len(labelled.templates) * sum(map(len, labelled.classnames))}
+    return score_of(found, labelled, protocol="zeroshot", metric=metric, detail=detail)
+
+
+def run(trained: Trained, labelled: LabelledSet, settings: Reading, *, world: World) -> list[Score]:
+    """The protocol for `slip evaluate`."""
+    if not trained.model.has_text:
+        raise ConfigError(
+            f"zero-shot needs a text tower, which objective {trained.objective.name} has not; give a checkpoint of "
+            "clip, siglip or slip"
+        )
+    with arithmetic(trained.precision, world):
+        return [evaluate_zeroshot(trained.model, labelled, trained.config, world=world, reading=settings, metric=None)]

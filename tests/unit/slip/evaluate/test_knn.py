@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from slip.evaluate.knn import knn_classes
+from pipeline.errors import InputError
+from slip.evaluate.encode import encode
+from slip.evaluate.knn import knn_classes, run
+from slip.evaluate.settings import KnnConfig, Reading
+from slip.evaluate.zeroshot import published_view
+from tests.coloured_pictures import ALONE, coloured, coloured_set, untrained
 
 
 def slow_classes(query: list[list[float]], bank: list[list[float]], labels: list[int], k: int, t: float) -> list[int]:
@@ -36,3 +42,25 @@ def test_a_picture_of_the_bank_finds_itself() -> None:
     bank = torch.randn(50, 8, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(50)
     assert knn_classes(3 * bank, bank, labels, 50, neighbours=1).tolist() == labels.tolist()
+
+
+def test_the_protocol_asks_the_train_split_about_the_test_split() -> None:
+    trained, labelled = untrained(), coloured_set(40, 30, noise=900)
+    reading = Reading(batch=16, workers=2)
+    (score,) = run(trained, labelled, KnnConfig(neighbours=7, temperature=0.5), world=ALONE, reading=reading)
+    view = published_view(16)
+    bank, query = (
+        encode(trained, labelled.splits[name], world=ALONE, view=view, batch=9, workers=1, what="feature")
+        for name in ("train", "test")
+    )
+    slow = slow_classes(query.values_NW.tolist(), bank.values_NW.tolist(), bank.labels_N.tolist(), 7, 0.5)
+    right = sum(said == true for said, true in zip(slow, query.labels_N.tolist(), strict=True))
+    assert (score.protocol, score.set, score.pictures, score.counts["top1"]) == ("knn", "colours", 30, right)
+    assert 7 < right < 30
+    assert score.detail == {"neighbours": 7, "temperature": 0.5, "train pictures": 40}
+
+
+def test_without_a_train_split_nobody_can_vote() -> None:
+    labelled = dataclasses.replace(coloured_set(4, 4), splits={"test": coloured(4, seed=2)})
+    with pytest.raises(InputError, match=r"memory/colours: has no train split \(there is: test\)"):
+        run(untrained(), labelled, KnnConfig(), world=ALONE, reading=Reading())

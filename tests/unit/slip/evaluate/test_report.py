@@ -1,94 +1,61 @@
-"""Table and JSON of an evaluation; the interval against the score test it comes from, inverted by bisection."""
+"""The file of an evaluation: what goes in comes out, what others wrote stays, other files are left alone."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import math
+from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from slip.evaluate.report import SetScore, Subject, Unread, data, table, wilson
-
-SUBJECT = Subject(
-    protocol="zeroshot",
-    checkpoint="runs/a/checkpoints/step-00001200.pt",
-    step=1200,
-    weights="average",
-    objective="slip",
-    tower="vitb16",
-    image_size=224,
-    precision="bf16",
-    versions={"torch": "2.13"},
-    trained_with={"torch": "2.12"},
-)
-FOOD = SetScore(url="s3://b/food101", classes=101, pictures=25_250, top1=15_000, top5=22_222)
-PETS = SetScore(url="s3://b/pets/", classes=37, pictures=3, top1=0, top5=1)
-LOST = Unread(url="s3://b/sun397", error="s3://b/sun397/classnames.txt: cannot read: there is no such file")
+from pipeline.errors import InputError
+from slip.evaluate.report import known_outcomes, merged, to_json
+from tests.evaluation_outcomes import LINEAR, LOST, PETS, SUBJECT, outcome, score
 
 
-def rejects(share: float, right: int, total: int) -> bool:
-    """Whether the two-sided score test at 95 % rejects a share: |found - share| > z * its standard error under it."""
-    return abs(right / total - share) > 1.959963984540054 * math.sqrt(share * (1 - share) / total)
+def test_outcomes_come_back_from_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(to_json(SUBJECT, [PETS, LINEAR, LOST], [("zeroshot", "food101", "food101")]))
+    # What was not evaluated is not known.
+    assert known_outcomes(str(path), SUBJECT) == [PETS, LINEAR]
+    found = json.loads(path.read_text())
+    assert (found["checkpoint"], found["step"], found["versions"]) == (SUBJECT.checkpoint, 1200, {"torch": "2.13"})
+    assert (found["partial"], found["outstanding"]) == (True, ["zeroshot food101"])
+    assert [one["protocol"] for one in found["scores"]] == ["zeroshot", "linear-sgd", "linear-fast"]
+    assert found["scores"][0]["counts"] == {"top1": 2, "top5": 4}
+    expected = {"asked": "zeroshot", "set": "sun397", "url": "s3://b/sun397", "missing": True}
+    assert found["not_evaluated"] == [expected | {"error": "not in the catalogue"}]
+    assert json.loads(to_json(SUBJECT, [], []))["partial"] is False
 
 
-def slow_interval(right: int, total: int) -> tuple[float, float]:
-    """Where the score test begins to reject, by bisection on both sides of what was found."""
-    ends = []
-    for outer in (0.0, 1.0):
-        kept = right / total
-        for _ in range(200):
-            middle = (kept + outer) / 2
-            kept, outer = (kept, middle) if rejects(middle, right, total) else (middle, outer)
-        ends.append(kept)
-    return ends[0], ends[1]
+def test_other_weights_and_other_arithmetic_know_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "x.json"
+    assert known_outcomes(str(path), SUBJECT) == []
+    path.write_bytes(to_json(SUBJECT, [PETS]))
+    assert known_outcomes(str(path), dataclasses.replace(SUBJECT, checkpoint="moved.pt")) == [PETS]
+    for other in ({"weights_sha256": "cd" * 32}, {"precision": "fp32"}):
+        assert known_outcomes(str(path), dataclasses.replace(SUBJECT, **other)) == []  # type: ignore[arg-type]
+        assert "its results are replaced" in caplog.text
 
 
-@given(st.integers(1, 50_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
-def test_the_interval_is_what_the_score_test_does_not_reject(counts: tuple[int, int]) -> None:
-    assert wilson(*counts) == pytest.approx(slow_interval(*counts), abs=1e-9)
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": "other"}', '{"format": "slip evaluation 2"}'])
+def test_a_file_of_somebody_else_is_not_written_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(InputError, match=r"x\.json: not a file of this slip evaluate"):
+        known_outcomes(str(tmp_path / "x.json"), SUBJECT)
 
 
-def test_the_interval_published_for_none_of_ten() -> None:
-    # Brown, Cai, DasGupta, Statistical Science 16 (2001): [0, 0.278] for 0 of 10.
-    low, high = wilson(0, 10)
-    assert (low, round(high, 3)) == (0.0, 0.278)
-    low, high = 1 - high, 1.0
-    assert wilson(10, 10) == pytest.approx((low, high), abs=1e-12)
+def test_new_outcomes_take_the_place_of_old_ones() -> None:
+    better = outcome("pets", score("pets", value=0.75))
+    failed = outcome("pets", error="picture 7 is damaged")
+    food = outcome("food101", score("food101"))
+    assert merged([PETS, LINEAR], [better, food]) == [better, LINEAR, food]
+    # What could be measured before stays.
+    assert merged([PETS, LINEAR], [failed]) == [PETS, LINEAR]
+    assert merged([LOST], [failed]) == [LOST, failed]
 
 
-@pytest.mark.parametrize("counts", [(1, 0), (-1, 5), (6, 5)])
-def test_what_is_no_share_has_no_interval(counts: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="is no share"):
-        wilson(*counts)
-
-
-def test_a_table_for_people() -> None:
-    lines = table(SUBJECT, [FOOD, PETS, LOST]).splitlines()
-    assert lines == [
-        f"zeroshot: {SUBJECT.checkpoint}, step 1200, weights: average; slip with tower vitb16, 224 px, bf16",
-        "set      pictures  classes  top-1 %   95 % interval  top-5 %  guessing %",
-        "food101    25,250      101    59.41  58.80 to 60.01    88.01        0.99",
-        "pets            3       37     0.00   0.00 to 56.15    33.33        2.70",
-        "sun397: not evaluated: s3://b/sun397/classnames.txt: cannot read: there is no such file",
-    ]
-    # Nothing but a reason: no heading of an empty table.
-    assert table(SUBJECT, [LOST]).count("\n") == 2
-
-
-def test_sets_of_the_same_name_are_told_apart() -> None:
-    other = SetScore(url="old/food101", classes=101, pictures=1, top1=1, top5=1)
-    firsts = [line.split()[0] for line in table(SUBJECT, [FOOD, other, PETS]).splitlines()[2:]]
-    assert firsts == ["s3://b/food101", "old/food101", "pets"]
-
-
-def test_exact_counts_for_programs() -> None:
-    found = json.loads(json.dumps(data(SUBJECT, [FOOD, LOST])))
-    assert (found["checkpoint"], found["step"], found["weights"]) == (SUBJECT.checkpoint, 1200, "average")
-    assert (found["versions"], found["trained_with"]) == ({"torch": "2.13"}, {"torch": "2.12"})
-    food, lost = found["sets"]
-    assert (food["pictures"], food["classes"], food["top1"], food["top5"]) == (25_250, 101, 15_000, 22_222)
-    assert food["top1_share"] == 15_000 / 25_250
-    assert food["top1_interval95"] == pytest.approx(slow_interval(15_000, 25_250))
-    assert lost == {"url": "s3://b/sun397", "error": LOST.error}
+def test_what_is_partial_is_not_done() -> None:
+    assert PETS.done
+    assert not LOST.done
+    assert not outcome("pets", score("pets", partial="3 of 4 shards")).done
