@@ -30,15 +30,28 @@ def environment_of_login() -> dict[str, str]:
     }
 
 
+def _become(environment: Mapping[str, str]) -> None:
+    """Make this process's environment `environment`; what is the same in both is at no moment away."""
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
 @contextmanager
-def replaced_environment(environment: Mapping[str, str]) -> Iterator[None]:
-    """Put `environment` in the place of this process's, for libraries that submit with whatever they find."""
+def replaced_environment(environment: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Put `environment` in the place of this process's, for libraries that submit with whatever they find.
+
+    Several threads may do so: each waits for the one before it.
+
+    Args:
+        environment: None is that of a login, as it is when no other thread has replaced it.
+    """
     with _lock:
         kept = dict(os.environ)
         try:
-            os.environ.clear()
-            os.environ.update(environment)
+            _become(environment_of_login() if environment is None else environment)
             yield
         finally:
-            os.environ.clear()
-            os.environ.update(kept)
+            _become(kept)

@@ -22,7 +22,7 @@ from typing import Any
 
 from pipeline.config import SlurmConfig
 from pipeline.errors import ConfigError, StoreError
-from pipeline.login_environment import environment_of_login, replaced_environment
+from pipeline.login_environment import replaced_environment
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Queue:
         folder = self._new_folder()
         settings = self._settings
         paths = [str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with replaced_environment(environment_of_login()):
+        with replaced_environment():
             executor = submitit.SlurmExecutor(folder=folder)
             executor.update_parameters(
                 job_name=self.name,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -30,4 +31,21 @@ def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert seen == [{"ONLY": "this"}]
+    assert dict(os.environ) == before
+
+
+def test_threads_that_submit_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a build does that seals some units while it fetches others."""
+    names = [f"SLURM_{number}" for number in range(200)]
+    for name in names:
+        monkeypatch.setenv(name, "x")
+    before = dict(os.environ)
+
+    def submit(_: int) -> bool:
+        here = "PATH" in os.environ
+        with replaced_environment():
+            return here and not any(name in os.environ for name in names)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(submit, range(200)))
     assert dict(os.environ) == before
