@@ -179,9 +179,10 @@ class Loader:
         lots = batch.lots
 
         def prepare(number: int) -> int:
-            rows = lots[number % len(lots)]
-            self._preparer.fill(batch.buffers, rows)
-            return len(rows)
+            # Into memory of its own: views are made in place, and other threads make the same ones.
+            slots = [batch.buffers.slots[row] for row in lots[number % len(lots)]]
+            self._preparer.fill(self._preparer.buffers(slots, pin=False), range(len(slots)))
+            return len(slots)
 
         cores = cores_of_this_rank()
         self._rates = measure(prepare, thread_counts(cores))

@@ -105,7 +105,7 @@ class Preparer:
         )
 
     def fill(self, batch: Buffers, rows: Sequence[int]) -> None:
-        """Prepare some rows. Doing it again writes the same."""
+        """Prepare some rows, of which no other thread may prepare any meanwhile. Doing it again writes the same."""
         captions: list[str] = []
         # Through numpy: an assignment to one place of a tensor costs torch several microseconds.
         views, sample_ids = [view.numpy() for view in batch.views], batch.sample_ids.numpy()

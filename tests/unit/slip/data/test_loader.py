@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from slip.data.opening import open_source
 from slip.data.stream import SampleReader
 from slip.data.tokenizer import Tokenizer
 from slip.data.view_params import ViewKind, draw_params
+from slip.data.worker_count import measure
 
 MakeDataset = Callable[..., Manifest]
 VIEWS: tuple[ViewKind, ...] = ("clip", "ssl", "ssl")
@@ -161,11 +163,19 @@ def test_as_many_workers_as_help_and_no_more(
     assert re.search(r"the steps take \d\d samples/s on this rank: 1 decode threads do", caplog.text)
 
 
-def test_workers_are_measured_on_real_work(make_dataset: MakeDataset, tmp_path: Path) -> None:
+def test_workers_are_measured_on_real_work(
+    make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By threads that prepare the same samples at the same time, and leave no trace in the batch."""
     make_dataset(COUNTS)
     base = make_config(tmp_path)
+    base = replace(base, model=replace(base.model, image_size=96))
     config = replace(base, data=replace(base.data, workers="auto"))
-    assert content(load(config, 0, 3)) == content(load(base, 0, 3))
+    expected = content(load(base, 0, 1))
+    monkeypatch.setattr(loader_module, "thread_counts", lambda cores: [4])
+    monkeypatch.setattr(loader_module, "measure", partial(measure, seconds=0.01))
+    for _ in range(30):
+        assert content(load(config, 0, 1)) == expected
 
 
 def test_data_sets_mix_by_weight(make_dataset: MakeDataset, tmp_path: Path) -> None:
