@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-Unit = Literal["rows", "bytes", "samples"]
+Unit = Literal["rows", "bytes", "samples", "pictures", "texts"]
 
 LINE_EVERY_S = 15.0
 """Seconds between two lines where the output is a file or a cluster's log."""
@@ -64,9 +64,11 @@ class Progress:
         initial: int = 0,
         stream: TextIO | None = None,
         line_every_s: float = LINE_EVERY_S,
+        delay_s: float = 0.0,  # what takes less is not shown
     ) -> None:
         stream = sys.stderr if stream is None else stream
-        self._label, self._unit, self._total, self._line_every_s = label, unit, total, line_every_s
+        self._label, self._unit, self._total = label, unit, total
+        self._line_every_s, self._delay_s = line_every_s, delay_s
         self._initial = self._done = initial  # what an earlier run did must not flatter this run's rate
         self._note = ""
         self._started = self._said = time.perf_counter()
@@ -79,6 +81,7 @@ class Progress:
                 unit_scale=True,
                 file=stream,
                 dynamic_ncols=True,
+                delay=delay_s,
             )
             if stream.isatty()
             else None
@@ -106,7 +109,7 @@ class Progress:
         """Show the final count."""
         if self._bar is not None:
             self._bar.close()
-        else:
+        elif self.elapsed_s >= self._delay_s:
             self._say()
 
     def _say(self) -> None:

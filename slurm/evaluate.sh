@@ -1,7 +1,7 @@
 #!/bin/bash
 # Evaluate a trained model on one node with 8 GPUs; run from the repository:
 #
-#     sbatch slurm/evaluate.sh s3://bucket/runs/slip --sets s3://bucket/sets/imagenet1k s3://bucket/sets/food101
+#     sbatch slurm/evaluate.sh s3://bucket/runs/slip --suite imagenet --protocol zeroshot linear
 #
 # What follows the script goes to `python -m slip evaluate`; the table is in the log, exact counts are in the run's
 # evaluation/. sbatch's own options, before the script, override these lines (--ntasks-per-node=1 --gpus-per-node=0: one
@@ -12,9 +12,10 @@
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=12
-#SBATCH --time=02:00:00
-# It would begin again from nothing: better that somebody looks.
-#SBATCH --no-requeue
+#SBATCH --time=24:00:00
+# After a preemption or a lost node it goes on where it was, to the minute; so does the same command after a time limit.
+#SBATCH --requeue
+#SBATCH --open-mode=append
 # In the folder sbatch was called from: a log in a folder that does not exist kills the job without a word.
 #SBATCH --output=slip-evaluate-%j.log
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import ShardError
 
@@ -132,6 +132,11 @@ def _open(data: bytes | memoryview, max_pixels: int) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image.width, image.height, max_pixels)
             yield image
+    except UnidentifiedImageError as error:
+        # Pillow's own words name an address in memory.
+        raise DamagedImageError(
+            f"the picture cannot be decoded (it begins with {bytes(data[:8])!r}, expected {', '.join(_FORMATS)})"
+        ) from error
     except _DECODE_ERRORS as error:
         raise DamagedImageError(f"the picture cannot be decoded ({type(error).__name__}: {error})") from error
 

@@ -170,6 +170,12 @@ def _is_place(name: str) -> bool:
     return any(mark in name for mark in "/:.~") or store.exists(name)
 
 
+def place_of(name_or_url: str, catalogue: Catalogue) -> str:
+    """Where a set of the catalogue lies; what is not in it is a place itself."""
+    entry = catalogue.entries.get(name_or_url)
+    return name_or_url if entry is None else _placed(entry.url, catalogue)
+
+
 def open_set(name_or_url: str, catalogue: Catalogue) -> LabelledSet:
     """A set by its name in the catalogue, or by its path or URL; all but its pictures is read (of some, labels too)."""
     entry = catalogue.entries.get(name_or_url)

@@ -40,8 +40,8 @@ class EvaluateConfig:
     """Folders or URLs of labelled sets: WebDataset tars in CLIP_benchmark's layout, folders of pictures by class, or
     Parquet; or torchvision:CIFAR10:/folder."""
     captioned: tuple[str, ...] = ()
-    """For retrieval: folders or URLs of pictures with captions: tars (jpg and txt), Parquet (image and captions), or
-    Karpathy's JSON."""
+    """For retrieval: names in the catalogue, or folders or URLs, of pictures with captions: tars (jpg and txt), Parquet
+    (image and captions), or Karpathy's JSON."""
     catalogue: str | None = None
     """File or URL that says where sets lie (slip/evaluate/datasets.example.toml). Default: SLIP_CATALOGUE, else
     datasets.toml in the current folder."""
@@ -52,7 +52,8 @@ class EvaluateConfig:
     """File or URL for the results; the page lies beside it and ends in .html. Default: evaluation/step-00001200.json in
     the run's folder; none for a checkpoint that lies elsewhere."""
     again: bool = False
-    """Evaluate what the file already has of these weights and settings, too."""
+    """Evaluate what the file already has of these weights and settings, too. (A classifier or network that is trained
+    lies beside it in a .pt file and is not trained again; delete that to do so.)"""
     batch: int = 256
     """Pictures (and prompts) per forward pass and process (linear and finetune have their own)."""
     workers: int | None = None

@@ -25,6 +25,7 @@ from slip.data.augment import normalise
 from slip.data.decode import Pixels, decode_rgb
 from slip.distributed import sum_over_ranks
 from slip.evaluate.labelled import LabelledPicture, Pictures
+from slip.evaluate.progress import counted
 from slip.evaluate.together import gather_uneven, of_all, together
 from slip.evaluate.trained import Trained
 from slip.models.model import Model
@@ -135,16 +136,18 @@ def encode_with(
         share = pictures.share(world.rank, world.world_size)
         batches = _batches(share, view, batch=batch, workers=workers)
         blank: Tensor | None = None
-        for ready in _in_step(batches) if sharded else batches:
-            if ready is not None:
-                values.append(forward(normalise(ready.views_B3SS.to(world.device))).float().cpu())
-                labels += ready.labels
-                numbers += ready.numbers
-            else:
-                if blank is None:
-                    side = model.grid * model.patch
-                    blank = torch.zeros(1, 3, side, side, device=world.device)
-                forward(blank)
+        with counted("pictures", len(pictures), ranks=world.world_size) as advance:
+            for ready in _in_step(batches) if sharded else batches:
+                if ready is not None:
+                    values.append(forward(normalise(ready.views_B3SS.to(world.device))).float().cpu())
+                    labels += ready.labels
+                    numbers += ready.numbers
+                    advance(len(ready.labels))
+                else:
+                    if blank is None:
+                        side = model.grid * model.patch
+                        blank = torch.zeros(1, 3, side, side, device=world.device)
+                    forward(blank)
         return Encoded(
             values_NW=torch.cat(values) if values else torch.zeros(0, 0),
             labels_N=torch.tensor(labels, dtype=torch.int64),

@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError, RankLostError, YfccError
 from slip.checkpoint import versions
 from slip.config import ObjectiveConfig
 from slip.evaluate.captioned import CaptionedSet, open_captioned
-from slip.evaluate.catalogue import Catalogue, load_catalogue, metric_of, open_set, suite
+from slip.evaluate.catalogue import Catalogue, load_catalogue, metric_of, open_set, place_of, suite
 from slip.evaluate.command import EvaluateConfig, Protocol
 from slip.evaluate.encode import in_bf16
 from slip.evaluate.labelled import LabelledSet
@@ -85,7 +85,8 @@ def weights_sha256(model: Model) -> str:
 
 def _open(target: Target, catalogue: Catalogue) -> LabelledSet | CaptionedSet:
     if target.asked == "retrieval":
-        return open_captioned(target.name)
+        captioned = open_captioned(place_of(target.name, catalogue))
+        return dataclasses.replace(captioned, name=target.name) if target.name in catalogue.entries else captioned
     labelled = open_set(target.name, catalogue)
     return dataclasses.replace(labelled, metric=labelled.metric or metric_of(labelled.name, catalogue))
 
@@ -107,9 +108,14 @@ def _settings(target: Target, opened: LabelledSet | CaptionedSet, config: Evalua
 
 
 def _run(
-    target: Target, opened: LabelledSet | CaptionedSet, trained: Trained, config: EvaluateConfig, world: World
+    target: Target,
+    opened: LabelledSet | CaptionedSet,
+    trained: Trained,
+    config: EvaluateConfig,
+    world: World,
+    output: str | None,
 ) -> list[Score]:
-    """The protocol's Scores."""
+    """The protocol's Scores; what it trains is kept in `output` where the settings name no other place."""
     module = importlib.import_module(f"slip.evaluate.{target.asked}")
     more: dict[str, Any] = {}
     settings: Any = config.reading()
@@ -117,8 +123,7 @@ def _run(
         settings, more = config.knn, {"reading": settings}
     elif target.asked in ("linear", "finetune"):
         settings = getattr(config, target.asked)
-        if settings.output is not None:
-            settings = dataclasses.replace(settings, output=store.join(settings.output, target.asked, opened.name))
+        settings = dataclasses.replace(settings, output=settings.output or output)
     scores: list[Score] = module.run(trained, opened, settings, world=world, **more)
     return scores
 
@@ -131,6 +136,7 @@ def _outcome(
     *,
     catalogue: Catalogue,
     known: dict[Key, Outcome],
+    output: str | None,
 ) -> Outcome:
     """One protocol on one set, the same on every rank, even where only one of them cannot read it."""
     asked, name, url = target.key
@@ -147,7 +153,7 @@ def _outcome(
     logger.info("%s on %s", asked, opened.name)
     try:
         return dataclasses.replace(
-            outcome, scores=tuple(together(lambda: _run(target, opened, trained, config, world)))
+            outcome, scores=tuple(together(lambda: _run(target, opened, trained, config, world, output)))
         )
     except YfccError as error:
         return dataclasses.replace(outcome, error=str(error))
@@ -250,8 +256,12 @@ def _evaluate_all(config: EvaluateConfig, world: World) -> tuple[Subject, list[O
     trained.model.to(world.device)
     outcomes: list[Outcome] = []
     todo = targets(config)
+    output = None if url is None else store.parent(url)
+    if url is None:
+        logger.warning("results go to standard output alone, what is trained is not kept; --json FILE keeps both")
     for number, target in enumerate(todo):
-        outcomes.append(_outcome(target, trained, config, world, catalogue=catalogue, known=by_key))
+        outcome = _outcome(target, trained, config, world, catalogue=catalogue, known=by_key, output=output)
+        outcomes.append(outcome)
         if world.main_rank:
             kept.write(outcomes, [one.key for one in todo[number + 1 :]])
     return subject, outcomes, url

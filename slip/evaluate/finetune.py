@@ -244,7 +244,8 @@ def run(trained: Trained, labelled: LabelledSet, config: FinetuneConfig, *, worl
     workers = max(cores_of_this_rank() - 1, 1) if config.workers is None else config.workers
     with Feed(pictures, num_classes, config, size=size, places=training.places, workers=workers) as feed:
         for epochs in _epochs(labelled.name, training, feed, first):
-            together(partial(kept.save, training.state(epochs)) if world.main_rank else lambda: None)
+            save = partial(kept.save, training.state(epochs), last=epochs == training.recipe.epochs)
+            together(save if world.main_rank else lambda: None)
     detail = {
         **dataclasses.asdict(training.recipe),
         "batch": config.batch,

@@ -80,8 +80,8 @@ class FinetuneConfig:
     """Processes per rank that decode and augment; 0 = none, batches are prepared when they are asked for. None: one for
     each core but one."""
     output: str | None = None
-    """Folder or URL for the newest state, so that the same command goes on from the last whole epoch. None: it begins
-    again."""
+    """Folder or URL for the newest state (once a minute at most), so that the same command goes on from there, and at
+    the end for the trained network. None: beside the results."""
     seed: int = 0
     """Seed of the head's initial weights, order, augmentation, mixing and drop path."""
 

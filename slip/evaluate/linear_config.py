@@ -46,8 +46,8 @@ class LinearConfig:
     workers: int | None = None
     """Threads per process that read and decode. None: as many as it has cores."""
     output: str | None = None
-    """Folder or URL in which the published protocol keeps its newest state, so that the same command goes on from the
-    last whole epoch. None: it begins again."""
+    """Folder or URL in which the published protocol keeps its newest state (once a minute at most), so that the same
+    command goes on from there, and at the end the classifier. None: beside the results."""
     seed: int = 0
     """Seed of initial weights, order, views and the held-out part."""
 

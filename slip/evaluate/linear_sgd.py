@@ -171,7 +171,8 @@ def train_head(
                 *(len(pictures) / epoch_s, epoch_s * (config.epochs - epoch - 1) / 60),
             )
             state = {"epochs": epoch + 1, "head": head.state_dict(), "optimizer": optimizer.state_dict()}
-            together(partial(kept.save, state) if world.main_rank else lambda: None)
+            save = partial(kept.save, state, last=epoch + 1 == config.epochs)
+            together(save if world.main_rank else lambda: None)
     finally:
         trained.model.train(was_training)
     return head

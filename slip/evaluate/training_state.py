@@ -1,7 +1,7 @@
 """The newest state of a classifier in training, so that the same command goes on after a kill; at any fsspec URL.
 
-One file a set and protocol, replaced after every epoch. It holds what was trained with what, and is refused when that
-is not the same: nobody gets a number out of two recipes.
+One file for each set, protocol and recipe, replaced after an epoch. Its name has a digest of what is trained with what,
+so that nobody gets a number out of two recipes. It stays: after the last epoch it holds the trained network.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-from collections.abc import Mapping
+import json
+import logging
+import time
 from typing import Any
 
 import torch
@@ -17,6 +19,11 @@ from torch import nn
 
 from pipeline import store
 from pipeline.errors import CheckpointError, StoreError
+
+logger = logging.getLogger(__name__)
+
+SAVE_EVERY_S = 60.0
+"""Seconds that are between two states at least: an epoch may be shorter than the writing of a large network."""
 
 Plain = dict[str, Any]
 """Numbers, strings, tensors, and lists and dicts of them."""
@@ -38,29 +45,23 @@ def identity(config: Any, **others: Any) -> Plain:
     return {**settings, **others}
 
 
-def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name} was {was.get(name)!r:.80} and is now {now.get(name)!r:.80}"
-        for name in sorted({*was, *now})
-        if was.get(name) != now.get(name)
-    ]
-
-
 class TrainingState:
     """Where the state of one training lies.
 
     Args:
         output: folder or URL; None keeps nothing.
-        name: of the file, without its ending.
+        name: how the file's name begins.
         trained_with: see `identity`.
     """
 
     def __init__(self, output: str | None, name: str, trained_with: Plain) -> None:
-        self._url = None if output is None else store.join(output, f"{name}.pt")
+        which = hashlib.sha256(json.dumps(trained_with, sort_keys=True).encode()).hexdigest()[:12]
+        self._url = None if output is None else store.join(output, f"{name}-{which}.pt")
         self._identity = trained_with
+        self._saved_s = time.monotonic()
 
     def load(self) -> Plain | None:
-        """The newest state; None where there is none yet. CheckpointError when it is damaged or of other settings."""
+        """The newest state; None where there is none yet. CheckpointError when it is damaged."""
         if self._url is None or not store.exists(self._url):
             return None
         try:
@@ -72,21 +73,18 @@ class TrainingState:
             raise CheckpointError(
                 f"{self._url}: not a readable state ({type(error).__name__}); delete it to begin again"
             ) from error
-        if not isinstance(found, dict) or set(found) != {"identity", "state"}:
+        if not isinstance(found, dict) or set(found) != {"identity", "state"} or not isinstance(found["state"], dict):
             raise CheckpointError(f"{self._url}: not a state of slip evaluate; delete it to begin again")
-        changed = _differences(found["identity"], self._identity)
-        if changed:
-            raise CheckpointError(
-                f"{self._url} is of another training: {', '.join(changed)}; go back to that, delete the file, or give "
-                "another folder"
-            )
         state: Plain = found["state"]
         return state
 
-    def save(self, state: Plain) -> None:
-        """Replace the state; one rank calls it."""
-        if self._url is None:
+    def save(self, state: Plain, *, last: bool) -> None:
+        """Replace the state, unless that was done a moment ago and this is not the last one; one rank calls it."""
+        if self._url is None or not (last or time.monotonic() - self._saved_s >= SAVE_EVERY_S):
             return
         buffer = io.BytesIO()
         torch.save({"identity": self._identity, "state": state}, buffer)
         store.write_bytes(self._url, buffer.getvalue())
+        self._saved_s = time.monotonic()
+        if last:
+            logger.info("what was trained is kept in %s", self._url)

@@ -22,6 +22,7 @@ from slip.evaluate.answers import Answers, answers, gathered_answers, score_of
 from slip.evaluate.encode import View, arithmetic, decode_picture, encode_with
 from slip.evaluate.labelled import LabelledSet
 from slip.evaluate.metrics import Metric
+from slip.evaluate.progress import counted
 from slip.evaluate.score import Score
 from slip.evaluate.settings import Reading
 from slip.evaluate.trained import Trained
@@ -48,10 +49,12 @@ def prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
 def embed_texts(model: Model, texts: Sequence[str], context_length: int, *, batch: int, device: torch.device) -> Tensor:
     """Unit vectors of texts, (N, D) float32 on the device."""
     tokens = cut_to_longest(Tokenizer(context_length)(texts))
-    chunks = [
-        model.encode_text(torch.from_numpy(tokens[first : first + batch]).to(device)).float()
-        for first in range(0, len(tokens), batch)
-    ]
+    chunks = []
+    with counted("texts", len(tokens)) as advance:
+        for first in range(0, len(tokens), batch):
+            part = torch.from_numpy(tokens[first : first + batch]).to(device)
+            chunks.append(model.encode_text(part).float())
+            advance(len(part))
     return F.normalize(torch.cat(chunks), dim=-1)
 
 

@@ -22,7 +22,7 @@ import torch
 from slip import checkpoint
 from tests.integration.conftest import free_port
 from tests.integration.slurm_jobs import Job, ask, cluster, has_pending, is_gone, submit, wait_for
-from tests.tiny_data import write_shards
+from tests.tiny_data import colour_of, picture, write_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_STEPS = 90
@@ -203,6 +203,27 @@ def test_launched_in_three_ways(story: Story) -> None:
     assert f"{steps}/" in status
     assert "COMPLETED" in status, "as accounting says"
     assert slip(story, "launch", "logs", "launched").count("MFU is the share of") == 2
+
+
+def test_an_evaluation_counts_the_same_as_a_job_of_two_ranks(story: Story, undisturbed: Path) -> None:
+    folder = story.folder / "labelled"
+    for number in range(40):
+        place = folder / ("test" if number % 4 == 0 else "train") / colour_of(number // 4)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.jpg").write_bytes(picture(colour_of(number // 4), number))
+    asked = [str(undisturbed), "--sets", str(folder), "--protocol", "knn", "linear", "--knn.neighbours", "3"]
+    asked += ["--linear.epochs", "2", "--linear.batch", "8", "--linear.l2-halvings", "0"]
+    slip(story, "evaluate", *asked, "--json", str(story.folder / "alone.json"))
+    command = ["sbatch", "--parsable", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1"]
+    command += ["--job-name=evaluate", f"--output={story.folder}/evaluate.log", str(ROOT / "slurm/evaluate.sh"), *asked]
+    env = story.env | {"SLIP_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    submitted = ask(env, *command, "--json", str(story.folder / "job.json"))
+    job = Job(number=submitted, output=undisturbed, log=story.folder / "evaluate.log", env=story.env)
+    assert job.wait_for_end() == "COMPLETED", job.said()
+    assert "linear-fast" in job.said(), "the table"
+    alone, as_job = (json.loads((story.folder / name).read_text())["scores"] for name in ("alone.json", "job.json"))
+    assert [score["protocol"] for score in as_job] == ["knn", "linear-sgd", "linear-fast"]
+    assert as_job == alone
 
 
 def test_the_doctor_looks_at_two_nodes(story: Story) -> None:

@@ -58,3 +58,13 @@ def test_a_terminal_gets_a_bar(caplog: pytest.LogCaptureFixture) -> None:
     assert "100%" in terminal.getvalue()
     assert "7 rows" in terminal.getvalue()
     assert not caplog.messages
+
+
+def test_what_does_not_take_long_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    terminal = _Terminal()
+    for stream in (terminal, io.StringIO()):
+        with Progress("texts", unit="texts", total=8, stream=stream, delay_s=1e9) as progress:
+            progress.advance(8)
+    assert terminal.getvalue() == ""
+    assert not caplog.messages

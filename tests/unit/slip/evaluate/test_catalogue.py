@@ -155,7 +155,7 @@ def test_the_example_shows_every_set() -> None:
     lines = [line.removeprefix("# ") for line in text.splitlines() if re.match(r"# (\[\w+\]$|\w+ = )", line)]
     found = written("\n".join(lines))
     assert [name for name in found.entries if name in PAPER] == list(PAPER)
-    assert set(found.entries) - set(PAPER) == {"birdsnap", "my_boats"}
+    assert set(found.entries) - set(PAPER) == {"birdsnap", "my_boats", "flickr30k"}
 
 
 def test_opening_needs_no_torch(here: Path) -> None:

@@ -14,11 +14,11 @@ from torch import nn
 
 from pipeline.errors import CheckpointError, InputError
 from slip.data.augment import normalise
-from slip.evaluate import linear
+from slip.evaluate import linear, training_state
 from slip.evaluate.labelled import LabelledPicture, LabelledSet
 from slip.evaluate.linear_config import LinearConfig
 from slip.evaluate.linear_sgd import first_head, in_batch_order, learning_rate, train_head
-from slip.evaluate.training_state import digest
+from slip.evaluate.training_state import TrainingState, digest
 from slip.evaluate.training_views import epoch_order, linear_train_view
 from tests.coloured_pictures import ALONE, Listed, coloured_set, untrained
 
@@ -87,7 +87,8 @@ class Dying(Listed):
         return super().__getitem__(index)
 
 
-def test_a_killed_probe_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
+def test_a_killed_probe_goes_on_from_its_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_state, "SAVE_EVERY_S", 0.0)
     labelled, config = coloured_set(24, 4), dataclasses.replace(CONFIG, output=str(tmp_path), workers=1)
     dying = Dying(labelled.splits["train"][number] for number in range(24))
     with pytest.raises(KeyboardInterrupt):
@@ -102,16 +103,36 @@ def test_a_killed_probe_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
     assert torch.equal(found.weight, whole.weight)
 
 
-def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
+def test_each_recipe_and_tower_has_a_state_of_its_own(tmp_path: Path) -> None:
     labelled, config = coloured_set(8, 4), LinearConfig(epochs=1, batch=8, workers=1, output=str(tmp_path))
-    train_head(untrained(), labelled, config, world=ALONE, workers=1)
-    with pytest.raises(CheckpointError, match=r"linear-colours.pt is of another training: lr was 0.0015625 and is now"):
-        train_head(untrained(), labelled, dataclasses.replace(config, lr=1.0), world=ALONE, workers=1)
-    with pytest.raises(CheckpointError, match="tower was "):
-        train_head(untrained(seed=4), labelled, config, world=ALONE, workers=1)
-    (tmp_path / "linear-colours.pt").write_bytes(b"torn")
+    first = train_head(untrained(), labelled, config, world=ALONE, workers=1)
+    (path,) = tmp_path.glob("linear-colours-*.pt")
+    for tower, other in ((0, dataclasses.replace(config, lr=1.0)), (4, config)):
+        train_head(untrained(seed=tower), labelled, other, world=ALONE, workers=1)
+    assert len(list(tmp_path.iterdir())) == 3
+    # What is trained is not trained again, however it is computed.
+    dying = Dying(labelled.splits["train"][number] for number in range(8))
+    dying.left = 0
+    done = dataclasses.replace(labelled, splits={"train": dying})
+    found = train_head(untrained(), done, dataclasses.replace(config, forward_batch=3), world=ALONE, workers=1)
+    assert torch.equal(found.weight, first.weight)
+    path.write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="not a readable state"):
         train_head(untrained(), labelled, config, world=ALONE, workers=1)
+
+
+def test_short_epochs_are_not_kept_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = TrainingState(str(tmp_path), "linear-colours", {"lr": 0.1})
+    kept.save({"epochs": 1}, last=False)
+    assert kept.load() is None
+    monkeypatch.setattr(training_state, "SAVE_EVERY_S", 0.0)
+    kept.save({"epochs": 2}, last=False)
+    assert kept.load() == {"epochs": 2}
+    monkeypatch.setattr(training_state, "SAVE_EVERY_S", 1e9)
+    kept.save({"epochs": 3}, last=False)
+    assert kept.load() == {"epochs": 2}
+    kept.save({"epochs": 4}, last=True)
+    assert kept.load() == {"epochs": 4}
 
 
 def test_both_probes_learn_colours_and_say_what_they_did() -> None:
