@@ -43,20 +43,25 @@ def _bar(share: float) -> str:
 def _summary(subject: Subject, outcomes: Sequence[Outcome]) -> str:
     published = published_for(subject)
     rows = [
-        _row(
+        (
             [*cells(name, score, published), f"{score.pictures:,}", f"{score.classes:,}" if score.classes else ""],
-            text=3,
-            extra=_bar(score.value),
+            score.value,
         )
         for name, outcome in zip(names_of(outcomes), outcomes, strict=True)
         for score in outcome.scores
     ]
+    scores = len(rows)
     for protocol, mean, count, asked in means(outcomes):
-        words = [mean_of(count, asked), protocol, "", percent(mean), *[""] * 6]
-        rows.append(_row(words, text=3, kind="mean", extra=_bar(mean)))
+        rows.append(([mean_of(count, asked), protocol, "", percent(mean), *[""] * 6], mean))
     if not rows:
         return "<p>No set has been evaluated.</p>"
-    return _table([*HEADS, "pictures", "classes"], rows, text=3, extra="<th></th>")
+    heads = [*HEADS, "pictures", "classes"]
+    used = [place for place in range(len(heads)) if any(words[place] for words, _ in rows)]
+    lines = (
+        _row((words[i] for i in used), text=3, kind="mean" if number >= scores else "", extra=_bar(value))
+        for number, (words, value) in enumerate(rows)
+    )
+    return _table([heads[i] for i in used], lines, text=3, extra="<th></th>")
 
 
 def _published(subject: Subject) -> str:

@@ -16,11 +16,11 @@ p{margin:0 0 10px;max-width:84ch;overflow-wrap:anywhere}.soft{color:var(--soft)}
 .warn{border-left:3px solid var(--bad);padding:2px 0 2px 14px}
 .scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:12px;margin:10px 0}
 table{border-collapse:collapse;width:100%;font-size:14px}
-th,td{padding:6px 12px;text-align:right;font-weight:400;white-space:nowrap}
+th,td{padding:6px 10px;text-align:right;font-weight:400;white-space:nowrap}
 thead th{color:var(--soft);border-bottom:1px solid var(--line)}tbody tr+tr>*{border-top:1px solid var(--line)}
 .text{text-align:left}tr.mean>*{font-weight:600}
-.bar{min-width:150px;width:30%;text-align:left}.bar i{display:block;height:10px;border-radius:2px;
-background:var(--good)}.bar{background:linear-gradient(var(--line),var(--line)) 12px 50%/calc(100% - 24px) 1px
+.bar{min-width:110px;width:30%;text-align:left}.bar i{display:block;height:10px;border-radius:2px;
+background:var(--good)}.bar{background:linear-gradient(var(--line),var(--line)) 10px 50%/calc(100% - 20px) 1px
 no-repeat}
 .heat{width:auto;font-size:12px;margin:4px 14px 10px}
 .heat td,.heat th{padding:0;width:34px;height:30px;text-align:center;border:0!important}

@@ -71,7 +71,8 @@ def _score_warnings(runs: Sequence[Compared]) -> list[str]:
         if len(set(counts.values())) > 1:
             said = ", ".join(f"{count:,} in {label}" for label, count in counts.items())
             found.append(f"{key.set}, {key.protocol_name}: measured on different numbers of pictures ({said}).")
-    return found
+    # A protocol with several metrics says it once.
+    return list(dict.fromkeys(found))
 
 
 def warnings(runs: Sequence[Compared]) -> list[str]:

@@ -69,6 +69,16 @@ def test_a_page_for_few_classes_shows_the_matrix() -> None:
     assert "<cat>" not in text
 
 
+def test_a_column_without_a_number_is_left_out() -> None:
+    heads = ["set", "protocol", "metric", "value %", "95 % interval", "guessing %"]
+    rows = Cells(page(SUBJECT, [PETS])).rows
+    assert rows[0] == [*heads, "pictures", "classes", ""]
+    imagenet = outcome("imagenet", score("imagenet"))
+    rows = Cells(page(SUBJECT, [PETS, imagenet])).rows
+    assert rows[0] == [*heads, "published %", "pictures", "classes", ""]
+    assert [len(row) for row in rows[:3]] == [len(rows[0])] * 3
+
+
 def test_a_page_for_many_classes_shows_the_most_frequent_pairs() -> None:
     count = 60
     matrix = [[0] * count for _ in range(count)]

@@ -196,6 +196,16 @@ def test_what_makes_runs_incomparable_is_said(make_run: MakeRun) -> None:
         assert warning.startswith(start)
 
 
+def test_a_protocol_of_several_metrics_is_warned_of_once(make_run: MakeRun) -> None:
+    runs = []
+    for name, pictures in (("a", 500), ("b", 300)):
+        recalls = [
+            score(name="said", protocol="retrieval", metric=f"R@{first}", pictures=pictures) for first in (1, 5, 10)
+        ]
+        runs.append(compared(scored(make_run, name, *recalls), name))
+    assert warnings(runs) == ["said, retrieval: measured on different numbers of pictures (500 in a, 300 in b)."]
+
+
 @pytest.mark.parametrize(
     ("urls", "expected"),
     [
