@@ -49,7 +49,11 @@ def _environment(pid: int) -> dict[str, str]:
 
 def has_pending(pid: int, number: signal.Signals) -> bool:
     """Whether a signal was sent to a process that could not take it yet, being stopped."""
-    masks = re.findall(r"^(?:Sig|Shd)Pnd:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it has ended
+        return False
+    masks = re.findall(r"^(?:Sig|Shd)Pnd:\s*([0-9a-f]+)$", status, re.MULTILINE)
     return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 

@@ -163,11 +163,12 @@ def test_kill_9_and_rerun_give_the_same_bytes(
     s3_env: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    """One build killed at six moments, each time continued by the same command."""
+    """One build killed at six moments (into a folder usually at three), each time continued by the same command."""
+    moments = list(MOMENTS.items())[times(0, 1) :: times(1, 2)] if output == "local" else list(MOMENTS.items())
     work = tmp_path / "work"
     url = f"{s3_bucket}/killed" if output == "s3" else str(tmp_path / "out")
     kills = 0
-    for moment, reached in MOMENTS.items():
+    for moment, reached in moments:
         before = files_below(work)
         build = start(url, work)
         end = time.monotonic() + 120
@@ -177,7 +178,7 @@ def test_kill_9_and_rerun_give_the_same_bytes(
         kills += build.poll() is None
         os.kill(build.pid, signal.SIGKILL)
         build.communicate()
-    assert kills >= 4, "most builds ended before they were killed"
+    assert kills >= len(moments) - 2, "most builds ended before they were killed"
     log = finish(start(url, work))
     assert contents(url, s3_env) == undisturbed[2], log
 
@@ -192,7 +193,7 @@ def test_kills_at_random_moments(
     """Builds are killed again and again, wherever they are; each one that gets through has the same bytes."""
     random_ = random.Random(20)
     kills = rounds = 0
-    wanted = times(20, 8)
+    wanted = times(20, 5)
     while kills < wanted:
         rounds += 1
         url, work = f"{s3_bucket}/random-{rounds}", tmp_path / f"work-{rounds}"

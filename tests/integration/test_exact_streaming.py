@@ -129,7 +129,7 @@ def test_kills_and_changing_world_sizes_use_every_sample_once_in_both_epochs(
     draw = random.Random(20)
     output, log = tmp_path / "run", tmp_path / "log"
     arguments = train_arguments(manifest_url, output)
-    kills = times(20, 10)
+    kills = times(20, 6)
     for number in range(kills):
         ranks = start_warm(arguments, rank_envs((1, 4, 2, 3)[number % 4], faulty_env), log)
         before, end = newest_step(output), time.monotonic() + 120

@@ -13,7 +13,7 @@ from pipeline.sample.sample import make_sample
 from pipeline.selection.selection import select
 from tests.thorough import times
 
-NUM_LINES = times(1_000_000, 300_000)
+NUM_LINES = times(1_000_000, 200_000)
 NASTY = (
     b"%",
     b"%2",
