@@ -123,11 +123,11 @@ class Job:
         return int(_environment(self.ranks()[0])["SLURM_STEP_ID"])
 
     def wait_until_trained(self, times: int, step: int) -> None:
-        """Until training has begun so often and has done so many steps."""
+        """Until training has begun so often, or oftener, and has done so many steps."""
 
         def is_so() -> bool:
             assert not self.said().rstrip().endswith((": done", "does not begin again", "the job ends")), self.said()
-            return self.trained == times and self.step >= step
+            return self.trained >= times and self.step >= step
 
         wait_for(f"training begun {times} times, step {step}", is_so, said=self.said)
 
