@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.errors import ConfigError
+from slip.job_port import job_port
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -98,8 +99,7 @@ def _slurm_rendezvous(env: Mapping[str, str]) -> str:
     if "MASTER_PORT" in env:
         port = _integer(env, "MASTER_PORT", least=1)
     else:
-        # Below the range that Linux hands out to outgoing connections; different for jobs sharing a node.
-        port = 10_000 + (_integer(env, "SLURM_JOB_ID") + 7 * _integer(env, "SLURM_STEP_ID")) % 20_000
+        port = job_port(_integer(env, "SLURM_JOB_ID"), _integer(env, "SLURM_STEP_ID"))
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slip.job_port import job_port
+
 
 def _export_local_ranks() -> None:
     """Tell `slip.world` which rank this is: under the local executor no launcher does."""
@@ -20,6 +22,9 @@ def _export_local_ranks() -> None:
     found = TorchDistributedEnvironment()
     # All ranks are here, and a machine's own name need not resolve.
     found.master_addr = "127.0.0.1"
+    if "MASTER_PORT" not in os.environ:
+        # Submitit's own choice may be a port that Linux has just handed out to a connection.
+        found.master_port = job_port(int(os.environ["SUBMITIT_LOCAL_JOB_ID"]))
     # All GPUs of the job stay visible: slip.world takes the one numbered like its local rank.
     found.export(set_cuda_visible_devices=False, overwrite=True)
 

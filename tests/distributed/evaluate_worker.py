@@ -10,7 +10,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 
 from slip.evaluate.command import main as evaluate
 from slip.torchvision_compat import import_torchvision
+from tests.ports import free_port
 
 
 def one_rank(rank: int, ranks: int, port: int, folder: Path, arguments: list[str]) -> None:
@@ -34,8 +34,7 @@ def one_rank(rank: int, ranks: int, port: int, folder: Path, arguments: list[str
 def start(ranks: int, folder: Path, arguments: list[str]) -> None:
     """Start so many and wait."""
     folder.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        port = opened.getsockname()[1]
+    port = free_port()
     fork = multiprocessing.get_context("fork")
     started = [
         fork.Process(target=one_rank, args=(rank, ranks, port, folder, arguments), daemon=True) for rank in range(ranks)

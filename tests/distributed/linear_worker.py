@@ -10,7 +10,6 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from slip.evaluate.linear_sgd import train_head
 from slip.evaluate.trained import Trained
 from slip.world import World, init_world, shutdown
 from tests.coloured_pictures import Listed, coloured_set, untrained
+from tests.ports import free_port
 
 WORLDS = (1, 2, 4)
 # Batches of 10 and a last one of 6, which no 4 ranks share equally.
@@ -103,8 +103,7 @@ def main(folder: Path) -> None:
     """Start the ranks of each world and wait."""
     fork = multiprocessing.get_context("fork")
     for world_size in WORLDS:
-        with socket.create_server(("127.0.0.1", 0)) as opened:
-            port = opened.getsockname()[1]
+        port = free_port()
         ranks = [
             fork.Process(target=one_rank, args=(rank, world_size, port, folder), daemon=True)
             for rank in range(world_size)

@@ -6,12 +6,12 @@ rank logged, FOLDER/codes.json the exit code of each rank by scene.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -24,10 +24,13 @@ import torch.distributed as dist
 from slip.distributed import communicating
 from slip.lookout import Lookout
 from slip.world import World, init_world
+from tests.ports import free_port
 
 RANKS = 4
 SILENT_S = 4.0
 STEP = 7
+END_S = 150
+"""A rank that has not ended by then does, and its log says where it was."""
 EXIT_ERROR = 3
 """Of a rank whose collective failed."""
 
@@ -92,6 +95,7 @@ def play(name: str, rank: int, port: int, folder: Path) -> None:
     """One rank of a scene."""
     log = os.open(folder / f"{name}-{rank}.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, sys.stderr.fileno())
+    faulthandler.dump_traceback_later(END_S, exit=True)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
@@ -111,14 +115,10 @@ def play(name: str, rank: int, port: int, folder: Path) -> None:
 def main(folder: Path) -> None:
     """Play all scenes."""
     torch.set_num_threads(1)
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in SCENES]
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
     fork = multiprocessing.get_context("fork")
     scenes: dict[str, list[BaseProcess]] = {
         name: [fork.Process(target=play, args=(name, rank, port, folder), daemon=True) for rank in range(RANKS)]
-        for name, port in zip(SCENES, ports, strict=True)
+        for port, name in enumerate(SCENES, start=free_port(len(SCENES)))
     }
     for ranks in scenes.values():
         for rank in ranks:
@@ -128,7 +128,7 @@ def main(folder: Path) -> None:
     for ranks in scenes.values():
         for rank in ranks:
             if rank not in stopped:
-                rank.join(120)
+                rank.join()
     for rank in stopped:
         rank.kill()
         rank.join()

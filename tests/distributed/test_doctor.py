@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.ports import free_port
 from tests.ranks import start_and_wait
 from tests.tiny_data import write_shards
 
 NODES = ("first", "second")
 CHECKS = ["ranks", "versions", "output", "space", "clock", "manifest", "reading", "checkpoint", "all-reduce", "pace"]
 LIMITS = ["--min-free-gb", "0", "--min-tmp-gb", "0", "--min-memory-gb", "0", "--min-write-mb-s", "0"]
-
-
-def two_free_ports() -> int:
-    """The first of two free ports."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                two.bind(("127.0.0.1", port + 1))
-                return port
 
 
 def run_rank(folder: Path, port: int, rank: int) -> None:
@@ -62,7 +51,7 @@ def run_rank(folder: Path, port: int, rank: int) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("doctor")
     write_shards(folder / "data", [4, 3])
-    start_and_wait([sys.executable, __file__, str(folder), str(two_free_ports())], 2)
+    start_and_wait([sys.executable, __file__, str(folder), str(free_port(2))], 2)
     return folder
 
 

@@ -24,6 +24,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     worker = Path(__file__).with_name("lookout_worker.py")
     ended = subprocess.run([sys.executable, str(worker), str(folder)], env=env, capture_output=True, timeout=300)
     assert ended.returncode == 0, ended.stderr.decode()
+    for log in folder.glob("*.log"):
+        found = log.read_text()
+        assert "Timeout (" not in found, f"{log.stem} did not end\n{found}"
     return folder
 
 

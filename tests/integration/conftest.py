@@ -9,7 +9,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CEPH_PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool")
@@ -35,22 +36,6 @@ def require(programs: tuple[str, ...], how: str) -> None:
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-
-
-def free_port(count: int = 1) -> int:
-    """The first of `count` consecutive free ports.
-
-    Whoever asked uses them seconds later, so processes that follow each other begin a hundred ports apart.
-    """
-    for port in range(20000 + os.getpid() % 100 * 100, 60000, count):
-        try:
-            for offset in range(count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port + offset))
-        except OSError:
-            continue
-        return port
-    raise RuntimeError("no free port")
 
 
 def wait_for_http(url: str, seconds: float) -> None:

@@ -25,9 +25,9 @@ from pipeline.manifest import load_manifest
 from slip.data.plan import Plan
 from tests.faults.s3_faults import Faults
 from tests.faults.s3_proxy import FaultProxy
-from tests.integration.conftest import free_port
 from tests.integration.warm_ranks import start_warm
 from tests.many_samples import write_many
+from tests.ports import free_port
 from tests.thorough import times
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from slip import checkpoint
-from tests.integration.conftest import free_port
 from tests.integration.slurm_jobs import Job, ask, cluster, has_pending, is_gone, submit, wait_for
+from tests.ports import free_port
 from tests.tiny_data import colour_of, picture, write_shards
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -47,7 +47,7 @@ def test_ranks_run_in_the_background_until_they_are_told(here: Path, monkeypatch
     place = Place(folder=here / "launches/x", working_folder=here)
     package = place.code / "slip"
     (package / "launch").mkdir(parents=True)
-    for name in ("__init__.py", "launch/__init__.py", "launch/task.py"):
+    for name in ("__init__.py", "job_port.py", "launch/__init__.py", "launch/task.py"):
         (package / name).write_text((CHECKOUT / "slip" / name).read_text())
     (package / "train.py").write_text(TRAIN)
     # Of a job this process might run in.

@@ -103,10 +103,10 @@ def test_submitit_runs_it_and_a_stopped_run_is_not_done(
         "WORLD_SIZE": "2",
         "LOCAL_RANK": "1",
         "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "10055",
         "CUDA_VISIBLE_DEVICES": "0,1",
     }
     assert ranks.items() <= environment.items()
-    assert 1024 < int(environment["MASTER_PORT"]) < 65536
 
 
 @pytest.mark.parametrize("timed_out", [True, False])
