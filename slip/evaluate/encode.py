@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
@@ -45,6 +45,16 @@ class Encoded:
     """int64, their classes."""
     numbers_N: Tensor
     """int64, their numbers in the split."""
+
+    def __len__(self) -> int:
+        return len(self.numbers_N)
+
+    def only(self, numbers: Tensor) -> Encoded:
+        """Those that have one of these numbers."""
+        kept_N = torch.isin(self.numbers_N, numbers)
+        return Encoded(
+            values_NW=self.values_NW[kept_N], labels_N=self.labels_N[kept_N], numbers_N=self.numbers_N[kept_N]
+        )
 
 
 def decode_picture(picture: LabelledPicture) -> Image.Image:
@@ -158,9 +168,12 @@ def encode_with(
     model.eval()
     try:
         with torch.no_grad():
-            return together(work)
+            found = together(work)
     finally:
         model.train(was_training)
+    # A rank without pictures learns from the others how wide vectors are.
+    width = max(of_all(found.values_NW.shape[1]))
+    return found if len(found) else replace(found, values_NW=torch.zeros(0, width))
 
 
 def encode(
@@ -179,18 +192,20 @@ def encode(
         return encode_with(trained.model, pictures, world=world, view=view, batch=batch, workers=workers, what=what)
 
 
-def gathered(encoded: Encoded, world: World) -> Encoded:
-    """The vectors of all ranks in the order of the pictures' numbers, each once, the same on every rank."""
-    # A rank without pictures does not know how wide vectors are.
-    width = max(of_all(encoded.values_NW.shape[1]))
-    values = encoded.values_NW if len(encoded.values_NW) else torch.zeros(0, width)
+def gathered_numbers(encoded: Encoded) -> tuple[Tensor, Tensor]:
+    """Numbers of the pictures of all ranks, each once, in rank order, and the order that sorts them."""
     numbers = gather_uneven(encoded.numbers_N)
-    order = numbers.argsort()
     once = len(set(numbers.tolist()))
     if once < len(numbers):
         raise ValueError(f"{len(numbers)} vectors of {once} pictures: two ranks had the same one")
+    return numbers, numbers.argsort()
+
+
+def gathered(encoded: Encoded) -> Encoded:
+    """The vectors of all ranks in the order of the pictures' numbers, each once, the same on every rank."""
+    numbers, order = gathered_numbers(encoded)
     return Encoded(
-        values_NW=gather_uneven(values)[order],
+        values_NW=gather_uneven(encoded.values_NW)[order],
         labels_N=gather_uneven(encoded.labels_N)[order],
         numbers_N=numbers[order],
     )

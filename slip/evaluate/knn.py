@@ -91,21 +91,18 @@ def run(trained: Trained, labelled: LabelledSet, settings: KnnConfig, *, world: 
         workers=reading.threads(),
         what="feature",
     )
-    bank = gathered(features(labelled.splits["train"]), world)
-    if not len(bank.labels_N):
+    bank = gathered(features(labelled.splits["train"]))
+    if not len(bank):
         raise InputError(f"{labelled.url}: its train split has no pictures")
     own = features(labelled.splits["test"])
-    num_classes = len(labelled.classnames)
-    votes_NC = torch.zeros(0, num_classes)
-    if len(own.labels_N):
-        votes_NC = knn_votes(
-            own.values_NW.to(world.device),
-            bank.values_NW.to(world.device),
-            bank.labels_N.to(world.device),
-            num_classes,
-            neighbours=settings.neighbours,
-            temperature=settings.temperature,
-        )
+    votes_NC = knn_votes(
+        own.values_NW.to(world.device),
+        bank.values_NW.to(world.device),
+        bank.labels_N.to(world.device),
+        len(labelled.classnames),
+        neighbours=settings.neighbours,
+        temperature=settings.temperature,
+    )
     return [
         score_of(
             gathered_answers(answers(votes_NC, own.labels_N, own.numbers_N)),
@@ -114,7 +111,7 @@ def run(trained: Trained, labelled: LabelledSet, settings: KnnConfig, *, world: 
             detail={
                 "neighbours": settings.neighbours,
                 "temperature": settings.temperature,
-                "train pictures": len(bank.labels_N),
+                "train pictures": len(bank),
             },
         )
     ]

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from slip.data.worker_count import cores_of_this_rank
+from slip.distributed import sum_over_ranks
 from slip.evaluate.answers import answers, gathered_answers, score_of
-from slip.evaluate.encode import Encoded, encode, gathered
+from slip.evaluate.encode import Encoded, encode, gathered_numbers
 from slip.evaluate.labelled import LabelledSet, Pictures
 from slip.evaluate.linear_config import LinearConfig
-from slip.evaluate.linear_fast import Rows, fit, held_out_numbers, search_l2
+from slip.evaluate.linear_fast import fit, held_out_numbers, search_l2
 from slip.evaluate.linear_sgd import train_head
 from slip.evaluate.score import Score
+from slip.evaluate.together import gather_uneven
 from slip.evaluate.trained import Trained
 from slip.evaluate.training_views import (
     VALIDATION,
@@ -42,27 +44,25 @@ def _encoded(trained: Trained, pictures: Pictures, config: LinearConfig, *, worl
     )
 
 
-def _rows(trained: Trained, pictures: Pictures, config: LinearConfig, *, world: World) -> Rows:
-    """Features of all pictures, on every rank."""
-    found = gathered(_encoded(trained, pictures, config, world=world), world)
-    return Rows(features_NW=found.values_NW, labels_N=found.labels_N)
-
-
 def _fast(trained: Trained, labelled: LabelledSet, test: Encoded, config: LinearConfig, *, world: World) -> Score:
-    whole = _rows(trained, trained_on(labelled), config, world=world)
-    labels_N = whole.labels_N.numpy()
+    whole = _encoded(trained, trained_on(labelled), config, world=world)
+    numbers_N, order = gathered_numbers(whole)
+    labels_N = gather_uneven(whole.labels_N)[order].numpy()
     warn_of_empty_classes(labelled, labels_N)
     num_classes = len(labelled.classnames)
     split = next((name for name in VALIDATION if name in labelled.splits), None)
     if split is not None:
-        fitted, validated = whole, _rows(trained, labelled.splits[split], config, world=world)
+        fitted, validated = whole, _encoded(trained, labelled.splits[split], config, world=world)
     else:
-        kept, held_out = held_out_numbers(labels_N, config.held_out, config.seed)
-        fitted, validated = whole.only(kept), whole.only(held_out)
+        numbers_N = numbers_N[order]
+        fitted, validated = (
+            whole.only(numbers_N[torch.from_numpy(chosen)])
+            for chosen in held_out_numbers(labels_N, config.held_out, config.seed)
+        )
+    (num_validated,) = sum_over_ranks([len(validated)])
 
-    def worth(logits_NC: Tensor, labels_N: Tensor) -> float:
-        # Every rank has all of them.
-        found = answers(logits_NC, labels_N, torch.arange(len(labels_N)))
+    def worth(logits_NC: Tensor, share: Encoded) -> float:
+        found = gathered_answers(answers(logits_NC, share.labels_N, share.numbers_N))
         return score_of(found, labelled, protocol="linear-fast").value
 
     l2, chosen = search_l2(fitted, validated, num_classes, config, worth, world=world)
@@ -71,8 +71,8 @@ def _fast(trained: Trained, labelled: LabelledSet, test: Encoded, config: Linear
     detail: dict[str, float | int | str] = {
         "l2": l2,
         "C": 1 / l2,
-        "trained on": len(whole),
-        "chosen on": f"{len(validated)} pictures of {split or 'train'}",
+        "trained on": len(labels_N),
+        "chosen on": f"{num_validated} pictures of {split or 'train'}",
     }
     return score_of(found, labelled, protocol="linear-fast", detail=detail)
 
@@ -80,7 +80,7 @@ def _fast(trained: Trained, labelled: LabelledSet, test: Encoded, config: Linear
 def _published(trained: Trained, labelled: LabelledSet, test: Encoded, config: LinearConfig, *, world: World) -> Score:
     head = train_head(trained, labelled, config, world=world, workers=config.workers or cores_of_this_rank())
     with torch.no_grad():
-        logits_NC = head.cpu()(test.values_NW) if len(test.labels_N) else torch.zeros(0, head.out_features)
+        logits_NC = head.cpu()(test.values_NW)
     found = gathered_answers(answers(logits_NC, test.labels_N, test.numbers_N))
     detail: dict[str, float | int | str] = {
         "epochs": config.epochs,

@@ -86,7 +86,7 @@ def run(trained: Trained, captioned: CaptionedSet, settings: Reading, *, world: 
         workers=settings.threads(),
         what="embedding",
     )
-    image_ND = F.normalize(gathered(encoded, world).values_NW, dim=-1).to(world.device)
+    image_ND = F.normalize(gathered(encoded).values_NW, dim=-1).to(world.device)
     text_MD = _texts(trained, [text for said in captioned.captions for text in said], world, settings)
     counts = torch.tensor([len(said) for said in captioned.captions])
     picture_of_M = torch.arange(len(counts)).repeat_interleave(counts).to(world.device)

@@ -19,11 +19,13 @@ import torch
 
 from pipeline.errors import InputError
 from slip.evaluate import finetune, linear
+from slip.evaluate.encode import Encoded
 from slip.evaluate.finetune import Finetuning
 from slip.evaluate.finetune_config import FinetuneConfig
 from slip.evaluate.finetune_feed import Feed
 from slip.evaluate.labelled import LabelledPicture, LabelledSet
 from slip.evaluate.linear_config import LinearConfig
+from slip.evaluate.linear_fast import fit
 from slip.evaluate.linear_sgd import train_head
 from slip.evaluate.trained import Trained
 from slip.world import World, init_world, shutdown
@@ -81,7 +83,16 @@ def found(world: World) -> dict[str, Any]:
     scores += finetune.run(trained, labelled, FINETUNE, world=world)
     scores += linear.run(trained, few, dataclasses.replace(LINEAR, epochs=1, l2_decades=(0, 0)), world=world)
     head = train_head(trained, labelled, LINEAR, world=world, workers=1)
+    # Features of very different size; of four ranks one has none.
+    draw = torch.Generator().manual_seed(5)
+    rows = Encoded(
+        values_NW=torch.randn(60, 8, generator=draw) * torch.logspace(-3, 2, 8),
+        labels_N=torch.randint(0, 3, (60,), generator=draw),
+        numbers_N=torch.arange(60),
+    )
+    share = rows.only(torch.arange(world.rank, 60, min(world.world_size, 3)) if world.rank < 3 else torch.arange(0))
     return {
+        "fast": fit(share, 3, 0.01, world=world).weight_CW.flatten().tolist(),
         "scores": [dataclasses.asdict(score) for score in scores],
         "head": head.weight.flatten().tolist(),
         "losses": losses(trained, labelled, world),

@@ -61,6 +61,7 @@ def test_the_head_and_the_losses_do_not_depend_on_it_but_for_rounding(
     assert len(alone["losses"]) == 3
     assert len(set(alone["losses"])) == 3
     for world in WORLDS[1:]:
+        assert by_world[world][0]["fast"] == pytest.approx(alone["fast"], rel=1e-4)
         assert by_world[world][0]["head"] == pytest.approx(alone["head"], abs=1e-6)
         assert by_world[world][0]["losses"] == pytest.approx(alone["losses"], abs=1e-5)
 

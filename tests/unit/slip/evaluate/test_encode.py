@@ -64,7 +64,7 @@ def test_shares_are_put_in_order() -> None:
         labels_N=torch.cat([part.labels_N for part in parts]),
         numbers_N=torch.cat([part.numbers_N for part in parts]),
     )
-    whole, alone = gathered(mixed, ALONE), encoded(pictures)
+    whole, alone = gathered(mixed), encoded(pictures)
     assert whole.numbers_N.tolist() == alone.numbers_N.tolist()
     assert whole.labels_N.tolist() == alone.labels_N.tolist()
     assert torch.allclose(whole.values_NW, alone.values_NW, atol=1e-6)
@@ -72,7 +72,7 @@ def test_shares_are_put_in_order() -> None:
         values_NW=mixed.values_NW, labels_N=mixed.labels_N, numbers_N=torch.tensor([0, 1, 2, 3, 4, 5, 5])
     )
     with pytest.raises(ValueError, match="7 vectors of 6 pictures"):
-        gathered(twice, ALONE)
+        gathered(twice)
 
 
 @pytest.mark.parametrize(
