@@ -13,7 +13,9 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=12
 #SBATCH --time=24:00:00
-# After a preemption or a lost node it goes on where it was, to the minute; so does the same command after a time limit.
+# Two minutes before the time limit the ranks are ended, and the job begins again. It goes on where it was: what has been
+# evaluated is kept, and what is being trained after an epoch, once a minute. So it does after a preemption or a lost node.
+#SBATCH --signal=USR2@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
 # In the folder sbatch was called from: a log in a folder that does not exist kills the job without a word.
@@ -37,4 +39,9 @@ source "$root/slurm/job.sh"
 status=0
 # The ranks find each other by Slurm's variables: slip/world.py.
 srun "${python[@]}" -m slip evaluate "$@" || status=$?
+# 128 + USR2. Not for ever: an epoch may be longer than the time limit.
+if [[ $status == 140 ]] && ((${SLURM_RESTART_COUNT:-0} < 20)); then
+    echo "stopped by a signal; the job begins again and goes on from what is kept"
+    job_again
+fi
 exit "$status"

@@ -3,7 +3,8 @@
 #
 #   srun ...       starts the ranks (a function: the site's options, one rank that fails ends all)
 #   "${python[@]}" the interpreter
-#   job_end STATUS what becomes of the job now that srun has ended with STATUS: it begins again, or ends
+#   job_end STATUS what becomes of a training now that srun has ended with STATUS: the job begins again, or ends
+#   job_again      the job begins again
 
 echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
 
@@ -51,14 +52,16 @@ job_end() {
     facts=$(scontrol show job -o "$SLURM_JOB_ID") || facts=
     "${python[@]}" -m slip.requeue "$status" --job "$facts" || status=$?
     rm -f "$SLIP_JOB_NOTE"
-    if [[ $status == 75 ]]; then
-        if scontrol requeue "$SLURM_JOB_ID"; then
-            # Slurm ends this script in a moment.
-            sleep 60
-            exit 0
-        fi
-        echo "the job could not be requeued; submit it again to go on" >&2
-        status=1
-    fi
+    [[ $status != 75 ]] || job_again
     exit "$status"
+}
+
+job_again() {
+    if scontrol requeue "$SLURM_JOB_ID"; then
+        # Slurm ends this script in a moment.
+        sleep 60
+        exit 0
+    fi
+    echo "the job could not be requeued; submit it again to go on" >&2
+    exit 1
 }

@@ -212,21 +212,28 @@ def test_launched_in_three_ways(story: Story) -> None:
     assert slip(story, "launch", "logs", "launched").count("MFU is the share of") == 2
 
 
-def test_an_evaluation_counts_the_same_as_a_job_of_two_ranks(story: Story, undisturbed: Path) -> None:
+def test_an_evaluation_counts_the_same_as_a_job_of_two_ranks_that_is_stopped(story: Story, undisturbed: Path) -> None:
     folder = story.folder / "labelled"
     for number in range(40):
         place = folder / ("test" if number % 4 == 0 else "train") / colour_of(number // 4)
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number}.jpg").write_bytes(picture(colour_of(number // 4), number))
     asked = [str(undisturbed), "--sets", str(folder), "--protocol", "knn", "linear", "--knn.neighbours", "3"]
-    asked += ["--linear.epochs", "2", "--linear.batch", "8", "--linear.l2-halvings", "0"]
+    asked += ["--linear.epochs", "100", "--linear.batch", "8", "--linear.l2-halvings", "0"]
     slip(story, "evaluate", *asked, "--json", str(story.folder / "alone/results.json"))
     command = ["sbatch", "--parsable", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1"]
     command += ["--job-name=evaluate", f"--output={story.folder}/evaluate.log", str(ROOT / "slurm/evaluate.sh"), *asked]
     env = story.env | {"SLIP_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    submitted = ask(env, *command, "--json", str(story.folder / "as a job/results.json"))
+    results = story.folder / "as a job/results.json"
+    submitted = ask(env, *command, "--json", str(results))
     job = Job(number=submitted, output=undisturbed, log=story.folder / "evaluate.log", env=story.env)
+    wait_for("the first results", results.exists, said=job.said)
+    # As Slurm does two minutes before the time limit.
+    ask(job.env, "scancel", "--signal=USR2", job.number)
+    job.wait_for_start(2)
     assert job.wait_for_end() == "COMPLETED", job.said()
+    assert "stopped by a signal; the job begins again" in job.said()
+    assert job.said().count("knn on labelled: already evaluated") == 1
     assert "linear-fast" in job.said(), "the table"
     alone, as_job = (
         json.loads((story.folder / name / "results.json").read_text())["scores"] for name in ("alone", "as a job")
