@@ -21,6 +21,7 @@ from slip.evaluate.labelled import LabelledSet
 from slip.evaluate.score import Score
 from slip.evaluate.settings import KnnConfig, Reading
 from slip.evaluate.trained import Trained
+from slip.evaluate.training_views import evaluated_on
 from slip.evaluate.zeroshot import published_view
 from slip.world import World
 
@@ -94,7 +95,7 @@ def run(trained: Trained, labelled: LabelledSet, settings: KnnConfig, *, world: 
     bank = gathered(features(labelled.splits["train"]))
     if not len(bank):
         raise InputError(f"{labelled.url}: its train split has no pictures")
-    own = features(labelled.splits["test"])
+    own = features(evaluated_on(labelled))
     votes_NC = knn_votes(
         own.values_NW.to(world.device),
         bank.values_NW.to(world.device),

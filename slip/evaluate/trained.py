@@ -138,6 +138,17 @@ def _load_weights(model: Model, state: checkpoint.State, weights: Weights, url: 
         raise CheckpointError(f"{url}: its weights do not fit the settings it holds: {reason:.300}") from error
 
 
+def _check_finite(model: Model, url: str) -> None:
+    """CheckpointError naming a weight that is no number: every answer would be the same, and look like one."""
+    for name, value in model.state_dict().items():
+        spoilt = int((~value.isfinite()).sum())
+        if spoilt:
+            raise CheckpointError(
+                f"{url}: {spoilt} of the {value.numel()} numbers of {name} are not finite: its training diverged, or "
+                "the file is damaged; evaluate another checkpoint"
+            )
+
+
 def _load_released(url: str, weights: Weights | None) -> Trained:
     """The network of a checkpoint of the published code."""
     if weights == "average":
@@ -151,6 +162,7 @@ def _load_released(url: str, weights: Weights | None) -> Trained:
         raise CheckpointError(
             f"{url}: its tensors are not those of a published {found.objective.name} {found.model.tower}: {reason:.300}"
         ) from error
+    _check_finite(model, url)
     return Trained(
         model=model.eval(),
         config=found.model,
@@ -186,6 +198,7 @@ def load(url: str, weights: Weights | None) -> Trained:
     # Of no use without a gradient.
     model = build_model(dataclasses.replace(config, activation_checkpointing=False), objective)
     _load_weights(model, state, chosen, url)
+    _check_finite(model, url)
     return Trained(
         model=model.eval(),
         config=config,

@@ -1,7 +1,7 @@
 """Which pictures a step of training on labels takes, and how a linear probe sees them.
 
 Pure functions of seed, epoch and picture, so that neither the number of ranks nor a restart changes what is trained on.
-The split of a set that protocols train on is found here as well.
+The splits that protocols train and are evaluated on are found here as well.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from slip.evaluate.progress import counted
 from slip.evaluate.score import Score
 from slip.evaluate.settings import Reading
 from slip.evaluate.trained import Trained
+from slip.evaluate.training_views import evaluated_on
 from slip.models.model import Model
 from slip.world import World
 
@@ -85,7 +86,7 @@ def _answers(model: Model, labelled: LabelledSet, config: ModelConfig, world: Wo
         model.train(was_training)
     found = encode_with(
         model,
-        labelled.splits["test"],
+        evaluated_on(labelled),
         world=world,
         view=published_view(config.image_size),
         batch=reading.batch,
@@ -94,7 +95,7 @@ def _answers(model: Model, labelled: LabelledSet, config: ModelConfig, world: Wo
     )
     # Under autocast the product would be rounded to bf16, which makes ties where there are none.
     with torch.autocast("cpu", enabled=False):
-        images_ND = F.normalize(found.values_NW, dim=-1) if len(found.values_NW) else weights_CD[:0]
+        images_ND = F.normalize(found.values_NW, dim=-1)
         return gathered_answers(answers(images_ND @ weights_CD.T, found.labels_N, found.numbers_N))
 
 

@@ -11,7 +11,7 @@ from slip.evaluate.encode import encode
 from slip.evaluate.knn import knn_classes, run
 from slip.evaluate.settings import KnnConfig, Reading
 from slip.evaluate.zeroshot import published_view
-from tests.coloured_pictures import ALONE, coloured, coloured_set, untrained
+from tests.coloured_pictures import ALONE, Listed, coloured, coloured_set, untrained
 
 
 def slow_classes(query: list[list[float]], bank: list[list[float]], labels: list[int], k: int, t: float) -> list[int]:
@@ -60,7 +60,10 @@ def test_the_protocol_asks_the_train_split_about_the_test_split() -> None:
     assert score.detail == {"neighbours": 7, "temperature": 0.5, "train pictures": 40}
 
 
-def test_without_a_train_split_nobody_can_vote() -> None:
+def test_without_both_splits_nobody_can_vote() -> None:
     labelled = dataclasses.replace(coloured_set(4, 4), splits={"test": coloured(4, seed=2)})
     with pytest.raises(InputError, match=r"memory/colours: has no train split \(there is: test\)"):
         run(untrained(), labelled, KnnConfig(), world=ALONE, reading=Reading())
+    empty = dataclasses.replace(coloured_set(4, 4), splits={"train": coloured(4, seed=2), "test": Listed([])})
+    with pytest.raises(InputError, match=r"memory/colours: .* has no test split"):
+        run(untrained(), empty, KnnConfig(), world=ALONE, reading=Reading())

@@ -109,6 +109,16 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
         load(url, None)
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    run = TrainConfig(model=SHAPE, objective=ObjectiveConfig(name="clip"))
+    weights = build_model(run.model, run.objective, seed=7).state_dict()
+    weights["text_projection"][0, :2] = torch.tensor([torch.nan, torch.inf])
+    with pytest.raises(
+        CheckpointError, match=r"step-00000003.*: 2 of the \d+ numbers of text_projection are not finite"
+    ):
+        load(saved(tmp_path, run, model=weights), None)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
