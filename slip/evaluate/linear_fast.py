@@ -7,7 +7,7 @@ with C = 1 / penalty): the sum of cross-entropies plus penalty / 2 times the squ
 
 A tower's features are worth very different amounts of loss, and L-BFGS alone often does not come to the minimum in a
 thousand steps. It searches in coordinates in which the loss curves about equally in all directions: that changes the
-way and not the minimum, and it is there in some tens.
+way and not the minimum, and it is there in 40 to 250 (tests/bench/RESULTS.md).
 
 Features never leave the rank that computed them; loss and gradient are summed over the ranks in float64, so that their
 number changes the result by rounding only.
